@@ -1,0 +1,166 @@
+// Package database is a pool of PostgreSQL connections, a transaction and a
+// loop over rows; it knows no table.
+package database
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgconn"
+	"github.com/jackc/pgx/v4"
+	"github.com/jackc/pgx/v4/pgxpool"
+
+	"enkeyserver/internal/errs"
+)
+
+// Settings say where the database is. Either URL or the single values count.
+type Settings struct {
+	URL         string `envconfig:"DATABASE_URL" desc:"PostgreSQL URL; replaces the DB_ variables"`
+	Host        string `envconfig:"DB_HOST" desc:"host name, or the folder of a Unix socket"`
+	Port        int    `envconfig:"DB_PORT" default:"5432" desc:"port"`
+	Name        string `envconfig:"DB_NAME" desc:"database name"`
+	User        string `envconfig:"DB_USER" desc:"role"`
+	Password    string `envconfig:"DB_PASSWORD" desc:"password of the role"`
+	SSLMode     string `envconfig:"DB_SSLMODE" default:"verify-full" desc:"verify-full or verify-ca; anything weaker only on a Unix socket or loopback"`
+	SSLCert     string `envconfig:"DB_SSLCERT" desc:"file with the client certificate"`
+	SSLKey      string `envconfig:"DB_SSLKEY" desc:"file with the client certificate's key"`
+	SSLRootCert string `envconfig:"DB_SSLROOTCERT" desc:"file with the server's root certificates"`
+	PoolMax     int32  `envconfig:"DB_POOL_MAX_CONNS" default:"10" desc:"connections of one instance at most; all instances together must stay under the server's max_connections"`
+}
+
+// Tx is an open transaction.
+type Tx = pgx.Tx
+
+// DB is a pool of connections.
+type DB struct{ pool *pgxpool.Pool }
+
+// Queryer is what can be asked: a DB or a Tx.
+type Queryer interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+// connectTimeout bounds a connection attempt, so that a request that meets a
+// dead database is answered within two seconds.
+const connectTimeout = 1500 * time.Millisecond
+
+// Open makes the pool. It does not wait for the database: a service must come
+// up, and answer "try again", while the database is down.
+func Open(ctx context.Context, s Settings) (_ *DB, err error) {
+	defer errs.Wrap(&err, "database.Open")
+	dsn, err := s.dsn()
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		// The driver's own error would repeat the URL, password included.
+		return nil, errors.New("DATABASE_URL or DB_* do not make a PostgreSQL address")
+	}
+	if err := refuseWeakTLS(cfg.ConnConfig); err != nil {
+		return nil, err
+	}
+	cfg.LazyConnect = true
+	cfg.MaxConns = max(s.PoolMax, 1)
+	cfg.MaxConnLifetime = 30 * time.Minute
+	cfg.MaxConnLifetimeJitter = 5 * time.Minute
+	cfg.HealthCheckPeriod = 15 * time.Second
+	cfg.ConnConfig.ConnectTimeout = connectTimeout
+	pool, err := pgxpool.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &DB{pool: pool}, nil
+}
+
+// Close waits for the queries that run and closes the connections.
+func (db *DB) Close() { db.pool.Close() }
+
+// Ping asks whether the database answers.
+func (db *DB) Ping(ctx context.Context) error { return db.pool.Ping(ctx) }
+
+// Pool gives the connections themselves, for what must be sent in one trip.
+func (db *DB) Pool() *pgxpool.Pool { return db.pool }
+
+// Query runs a statement of its own that returns rows.
+func (db *DB) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return db.pool.Query(ctx, sql, args...)
+}
+
+// Exec runs a statement of its own that returns none.
+func (db *DB) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return db.pool.Exec(ctx, sql, args...)
+}
+
+// InTx runs f in a read-committed transaction: committed when f returns nil,
+// rolled back on an error or a panic.
+func (db *DB) InTx(ctx context.Context, f func(tx Tx) error) error {
+	return db.inTx(ctx, pgx.TxOptions{}, f)
+}
+
+// InSnapshot runs f in a read-only transaction whose statements all see the
+// same state.
+func (db *DB) InSnapshot(ctx context.Context, f func(tx Tx) error) error {
+	return db.inTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, f)
+}
+
+func (db *DB) inTx(ctx context.Context, opts pgx.TxOptions, f func(tx Tx) error) error {
+	return db.pool.BeginTxFunc(ctx, opts, func(tx pgx.Tx) error { return f(tx) })
+}
+
+func (s Settings) dsn() (string, error) {
+	if s.URL != "" {
+		return s.URL, nil
+	}
+	if s.Host == "" || s.Name == "" {
+		return "", errors.New("DATABASE_URL, or DB_HOST and DB_NAME, must be set")
+	}
+	var b strings.Builder
+	for _, kv := range [][2]string{
+		{"host", s.Host},
+		{"port", fmt.Sprint(s.Port)},
+		{"dbname", s.Name},
+		{"user", s.User},
+		{"password", s.Password},
+		{"sslmode", s.SSLMode},
+		{"sslcert", s.SSLCert},
+		{"sslkey", s.SSLKey},
+		{"sslrootcert", s.SSLRootCert},
+	} {
+		if kv[1] != "" {
+			fmt.Fprintf(&b, "%s='%s' ", kv[0], strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(kv[1]))
+		}
+	}
+	return b.String(), nil
+}
+
+// refuseWeakTLS lets a connection go without verified TLS only where nobody
+// can listen: on a Unix socket or the loopback interface. The driver's line
+// gets no more fixes, so the wire itself must be trustworthy.
+func refuseWeakTLS(c *pgx.ConnConfig) error {
+	weak := c.TLSConfig == nil || (c.TLSConfig.InsecureSkipVerify && c.TLSConfig.VerifyPeerCertificate == nil)
+	for _, fallback := range c.Fallbacks {
+		weak = weak || fallback.TLSConfig == nil
+	}
+	if !weak || strings.HasPrefix(c.Host, "/") || c.Host == "localhost" {
+		return nil
+	}
+	if ip := net.ParseIP(c.Host); ip != nil && ip.IsLoopback() {
+		return nil
+	}
+	return errors.New("DB_SSLMODE must be verify-full or verify-ca for a database on the network")
+}
+
+// Redact gives a database URL without its password, for logs.
+func Redact(dsn string) string {
+	u, err := url.Parse(dsn)
+	if err != nil {
+		return "(not a URL)"
+	}
+	return u.Redacted()
+}

@@ -1,0 +1,27 @@
+package deps
+
+import (
+	_ "contrib.go.opencensus.io/exporter/prometheus"
+	_ "github.com/getkin/kin-openapi/openapi3"
+	_ "github.com/getkin/kin-openapi/openapi3filter"
+	_ "github.com/getkin/kin-openapi/routers/gorillamux"
+	_ "github.com/go-jose/go-jose/v4"
+	_ "github.com/golang-jwt/jwt/v5"
+	_ "github.com/golang-migrate/migrate/v4"
+	_ "github.com/golang-migrate/migrate/v4/database/pgx"
+	_ "github.com/golang-migrate/migrate/v4/source/iofs"
+	_ "github.com/google/go-cmp/cmp"
+	_ "github.com/jackc/pgx/v4/pgxpool"
+	_ "github.com/jackc/pgx/v4/stdlib"
+	_ "github.com/kelseyhightower/envconfig"
+	_ "github.com/klauspost/compress/flate"
+	_ "github.com/sethvargo/go-retry"
+	_ "go.opencensus.io/plugin/ochttp"
+	_ "go.opencensus.io/stats/view"
+	_ "go.yaml.in/yaml/v3"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/sync/singleflight"
+	_ "golang.org/x/term"
+	_ "google.golang.org/protobuf/encoding/protowire"
+	_ "google.golang.org/protobuf/proto"
+)

@@ -1,0 +1,255 @@
+-- The whole schema in its first form. docs/schema.sql shows it as PostgreSQL
+-- sees it. Times are UTC; interval numbers are Unix seconds / 600.
+
+------------------------------------------------------------------------------
+-- Who may upload, and what is published: kept by `enctl apply`.
+
+CREATE TABLE health_authority (
+    authority_id  integer     GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    issuer        text        NOT NULL UNIQUE,
+    audience      text        NOT NULL,
+    name          text        NOT NULL,
+    jwks_uri      text        NOT NULL DEFAULT '',
+    stats_api     boolean     NOT NULL DEFAULT false
+);
+
+CREATE TABLE health_authority_key (
+    authority_id  integer     NOT NULL REFERENCES health_authority ON DELETE CASCADE,
+    version       text        NOT NULL,              -- the "kid" of its certificates
+    public_key    text        NOT NULL,              -- PEM
+    valid_from    timestamptz NOT NULL DEFAULT '-infinity',
+    valid_thru    timestamptz NOT NULL DEFAULT 'infinity',
+    PRIMARY KEY (authority_id, version)
+);
+
+CREATE TABLE authorized_app (
+    app_id              text    PRIMARY KEY CHECK (app_id = lower(app_id)),
+    regions             text[]  NOT NULL,
+    skip_certificate    boolean NOT NULL DEFAULT false,
+    skip_revision_token boolean NOT NULL DEFAULT false
+);
+
+CREATE TABLE authorized_app_authority (
+    app_id        text    NOT NULL REFERENCES authorized_app ON DELETE CASCADE,
+    authority_id  integer NOT NULL REFERENCES health_authority ON DELETE CASCADE,
+    PRIMARY KEY (app_id, authority_id)
+);
+
+CREATE TABLE signing_key (
+    name          text        PRIMARY KEY,
+    key_url       text        NOT NULL,
+    key_id        text        NOT NULL,
+    key_version   text        NOT NULL,
+    valid_from    timestamptz NOT NULL DEFAULT '-infinity',
+    valid_thru    timestamptz NOT NULL DEFAULT 'infinity'
+);
+
+-- An export is never deleted: the names of its objects must not be used again.
+CREATE TABLE export (
+    export_id       integer     GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name            text        NOT NULL UNIQUE,
+    bucket          text        NOT NULL,
+    root            text        NOT NULL,
+    region          text        NOT NULL,
+    input_regions   text[]      NOT NULL,
+    exclude_regions text[]      NOT NULL DEFAULT '{}',
+    travelers       text        NOT NULL DEFAULT 'own-region'
+                    CHECK (travelers IN ('include', 'own-region', 'exclude')),
+    period          interval    NOT NULL CHECK (period > '0'),
+    valid_from      timestamptz NOT NULL DEFAULT '-infinity',
+    valid_thru      timestamptz NOT NULL DEFAULT 'infinity',
+    backfill        boolean     NOT NULL DEFAULT false,
+    max_records     integer     NOT NULL DEFAULT 0,  -- 0: the server's default
+    created_at      timestamptz NOT NULL,
+
+    -- The cursor, moved by the batcher alone and set when it first meets the
+    -- export: every epoch up to last_epoch has been cut into a batch.
+    last_epoch      integer,
+    last_end        timestamptz,
+    cut_at          timestamptz,
+
+    -- The index is a projection of the files; each change of it has a number,
+    -- and written_sequence is the newest that is known to be in the bucket.
+    index_sequence   bigint     NOT NULL DEFAULT 0,
+    written_sequence bigint     NOT NULL DEFAULT 0,
+
+    UNIQUE (bucket, root)
+);
+
+CREATE TABLE export_signing_key (
+    export_id     integer NOT NULL REFERENCES export ON DELETE CASCADE,
+    name          text    NOT NULL REFERENCES signing_key ON DELETE CASCADE,
+    PRIMARY KEY (export_id, name)
+);
+
+-- The keys that encrypt revision tokens, wrapped by the key manager.
+CREATE TABLE revision_key (
+    revision_key_id  integer     GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    wrapped          bytea       NOT NULL,
+    created_at       timestamptz NOT NULL
+);
+
+CREATE TABLE audit_log (
+    audit_id  bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at        timestamptz NOT NULL,
+    who       text        NOT NULL,
+    action    text        NOT NULL,
+    detail    text        NOT NULL
+);
+
+------------------------------------------------------------------------------
+-- The log: arrivals are sealed into epochs of exposures.
+
+-- One row. Whoever seals locks it first and holds it to the commit. The
+-- identity tells positions in this log from those in another one, for example
+-- in a database that was restored.
+CREATE TABLE log_head (
+    singleton   boolean     PRIMARY KEY DEFAULT true CHECK (singleton),
+    identity    uuid        NOT NULL DEFAULT gen_random_uuid(),
+    last_epoch  integer     NOT NULL DEFAULT 0,
+    sealed_at   timestamptz NOT NULL DEFAULT '-infinity'
+);
+INSERT INTO log_head DEFAULT VALUES;
+
+CREATE TABLE epoch (
+    epoch      integer     PRIMARY KEY,
+    sealed_at  timestamptz NOT NULL,
+    keys       integer     NOT NULL,
+    revisions  integer     NOT NULL,
+    padding    integer     NOT NULL,
+    discarded  integer     NOT NULL
+);
+
+-- What has arrived and is not sealed yet: hot and small. Event 0 is the key
+-- itself, event 1 its revision; the same 16 bytes cannot wait twice.
+CREATE TABLE arrival (
+    key             bytea       NOT NULL CHECK (octet_length(key) = 16),
+    event           smallint    NOT NULL CHECK (event IN (0, 1)),
+    start_interval  integer     NOT NULL,
+    period          smallint    NOT NULL CHECK (period BETWEEN 1 AND 144),
+    risk            smallint    NOT NULL CHECK (risk BETWEEN 0 AND 8),
+    report          smallint    NOT NULL CHECK (report BETWEEN 0 AND 5),
+    onset           smallint    CHECK (onset BETWEEN -14 AND 14),
+    traveler        boolean     NOT NULL,
+    regions         text[]      NOT NULL,
+    origin          integer     NOT NULL DEFAULT 0,  -- 0: our own apps, else the neighbour
+    due_at          timestamptz NOT NULL,            -- end of the embargo, not before the hour of arrival
+    PRIMARY KEY (key, event)
+);
+
+-- The sealed log. A row is never updated; a partition holds the keys of one
+-- UTC day and is dropped whole. Partitions are made by the batcher.
+CREATE TABLE exposure (
+    start_interval  integer  NOT NULL,
+    epoch           integer  NOT NULL,
+    origin          integer  NOT NULL,
+    period          smallint NOT NULL,
+    risk            smallint NOT NULL,
+    report          smallint NOT NULL,
+    onset           smallint,
+    event           smallint NOT NULL,
+    traveler        boolean  NOT NULL,
+    padding         boolean  NOT NULL,
+    key             bytea    NOT NULL,
+    regions         text[]   NOT NULL,
+    PRIMARY KEY (key, start_interval, event)
+) PARTITION BY RANGE (start_interval);
+
+CREATE INDEX exposure_epoch     ON exposure (epoch);
+CREATE INDEX exposure_revisions ON exposure (epoch) WHERE event = 1;
+CREATE INDEX exposure_padding   ON exposure (epoch) WHERE padding AND event = 0;
+
+------------------------------------------------------------------------------
+-- Uploads: that they were, never by whom.
+
+-- A hash of each accepted certificate, so that a retry is known for one.
+-- Nothing ties it to the keys; it expires with a whole UTC day.
+CREATE TABLE receipt (
+    hash        bytea PRIMARY KEY,
+    expires_on  date  NOT NULL
+);
+
+-- One row an upload, no finer than the hour, folded into upload_day at sealing.
+CREATE TABLE upload_fact (
+    authority_id    integer     NOT NULL,
+    hour            timestamptz NOT NULL,
+    platform        smallint    NOT NULL,            -- 0 unknown, 1 android, 2 ios
+    keys            smallint    NOT NULL,
+    revision        boolean     NOT NULL,
+    key_ages        smallint[]  NOT NULL,            -- whole days, one a key
+    onset_age       smallint                         -- whole days; NULL: not told
+);
+
+CREATE TABLE upload_day (
+    authority_id    integer  NOT NULL,
+    day             date     NOT NULL,
+    unknown         bigint   NOT NULL,
+    android         bigint   NOT NULL,
+    ios             bigint   NOT NULL,
+    keys            bigint   NOT NULL,
+    revisions       bigint   NOT NULL,
+    missing_onset   bigint   NOT NULL,
+    key_ages        bigint[] NOT NULL,               -- 17 counts: 0..15 days, more
+    onset_ages      bigint[] NOT NULL,               -- 31 counts: 0..29 days, more
+    PRIMARY KEY (authority_id, day)
+);
+
+------------------------------------------------------------------------------
+-- Publication.
+
+-- A batch is a stretch of epochs of one export, frozen when it is cut.
+CREATE TABLE export_batch (
+    batch_id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    export_id        integer     NOT NULL REFERENCES export,
+    first_epoch      integer     NOT NULL,
+    last_epoch       integer     NOT NULL,
+    start_at         timestamptz NOT NULL,
+    end_at           timestamptz NOT NULL,
+    region           text        NOT NULL,
+    input_regions    text[]      NOT NULL,
+    exclude_regions  text[]      NOT NULL,
+    travelers        text        NOT NULL,
+    first_day        integer     NOT NULL,           -- the key days that it reads, as days since 1970
+    last_day         integer     NOT NULL,
+    parts            jsonb       NOT NULL,           -- the first (start, key) of each file
+    signing_keys     jsonb       NOT NULL,           -- newest first, as they stood
+    cut_at           timestamptz NOT NULL,
+    fence            bigint      NOT NULL DEFAULT 0, -- grows with each lease: an old holder cannot finish
+    lease_until      timestamptz NOT NULL DEFAULT '-infinity',
+    done_at          timestamptz,
+    UNIQUE (export_id, first_epoch),
+    CHECK (first_epoch <= last_epoch AND start_at < end_at)
+);
+CREATE INDEX export_batch_open ON export_batch (end_at, batch_id) WHERE done_at IS NULL;
+
+CREATE TABLE export_file (
+    file_id      bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    export_id    integer     NOT NULL REFERENCES export,
+    batch_id     bigint      NOT NULL REFERENCES export_batch,
+    number       integer     NOT NULL,
+    object       text        NOT NULL,               -- the name in the bucket, root included
+    size         bigint      NOT NULL,
+    sha256       bytea       NOT NULL,               -- of the object
+    keys         integer     NOT NULL,
+    revised_keys integer     NOT NULL,
+    made_at      timestamptz NOT NULL,
+    delisted_sequence bigint,                        -- the index that no longer lists it
+    delisted_at  timestamptz,                        -- when that index was written
+    deleted_at   timestamptz,                        -- when the object was gone
+    UNIQUE (batch_id, number),
+    UNIQUE (export_id, object)
+);
+
+------------------------------------------------------------------------------
+-- One at a time, and on the record.
+
+CREATE TABLE lease (
+    name        text        PRIMARY KEY,
+    fence       bigint      NOT NULL,
+    held_until  timestamptz NOT NULL
+);
+
+CREATE TABLE job_progress (
+    name          text        PRIMARY KEY,
+    succeeded_at  timestamptz NOT NULL
+);
