@@ -169,7 +169,7 @@ CREATE TABLE receipt (
     expires_on  date  NOT NULL
 );
 
--- One row an upload, no finer than the hour, folded into upload_day at sealing.
+-- One row an upload, no finer than the hour, added to upload_count at sealing.
 CREATE TABLE upload_fact (
     authority_id    integer     NOT NULL,
     hour            timestamptz NOT NULL,
@@ -180,18 +180,15 @@ CREATE TABLE upload_fact (
     onset_age       smallint                         -- whole days; NULL: not told
 );
 
-CREATE TABLE upload_day (
+-- Sums of facts: how many of what on a day.
+CREATE TABLE upload_count (
     authority_id    integer  NOT NULL,
     day             date     NOT NULL,
-    unknown         bigint   NOT NULL,
-    android         bigint   NOT NULL,
-    ios             bigint   NOT NULL,
-    keys            bigint   NOT NULL,
-    revisions       bigint   NOT NULL,
-    missing_onset   bigint   NOT NULL,
-    key_ages        bigint[] NOT NULL,               -- 17 counts: 0..15 days, more
-    onset_ages      bigint[] NOT NULL,               -- 31 counts: 0..29 days, more
-    PRIMARY KEY (authority_id, day)
+    measure         text     NOT NULL
+                    CHECK (measure IN ('platform', 'keys', 'revision', 'no-onset', 'key-age', 'onset-age')),
+    bin             smallint NOT NULL,               -- platform, or days
+    n               bigint   NOT NULL,
+    PRIMARY KEY (authority_id, day, measure, bin)
 );
 
 ------------------------------------------------------------------------------
@@ -235,7 +232,6 @@ CREATE TABLE export_file (
     made_at      timestamptz NOT NULL,
     delisted_sequence bigint,                        -- the index that no longer lists it
     delisted_at  timestamptz,                        -- when that index was written
-    deleted_at   timestamptz,                        -- when the object was gone
     UNIQUE (batch_id, number),
     UNIQUE (export_id, object)
 );

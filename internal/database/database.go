@@ -49,6 +49,15 @@ type Queryer interface {
 // dead database is answered within two seconds.
 const connectTimeout = 1500 * time.Millisecond
 
+// session holds what every connection asks for: nobody waits long for a lock,
+// nobody keeps a transaction open for nothing, times are UTC.
+var session = map[string]string{
+	"application_name":                    "enkeyserver",
+	"lock_timeout":                        "2s",
+	"idle_in_transaction_session_timeout": "60s",
+	"timezone":                            "UTC",
+}
+
 // Open makes the pool. It does not wait for the database: a service must come
 // up, and answer "try again", while the database is down.
 func Open(ctx context.Context, s Settings) (_ *DB, err error) {
@@ -66,11 +75,16 @@ func Open(ctx context.Context, s Settings) (_ *DB, err error) {
 		return nil, err
 	}
 	cfg.LazyConnect = true
-	cfg.MaxConns = max(s.PoolMax, 1)
+	cfg.MaxConns = max(s.PoolMax, 2) // dropping a partition takes two
 	cfg.MaxConnLifetime = 30 * time.Minute
 	cfg.MaxConnLifetimeJitter = 5 * time.Minute
 	cfg.HealthCheckPeriod = 15 * time.Second
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
+	for name, value := range session {
+		if _, set := cfg.ConnConfig.RuntimeParams[name]; !set {
+			cfg.ConnConfig.RuntimeParams[name] = value
+		}
+	}
 	pool, err := pgxpool.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, err

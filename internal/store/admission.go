@@ -3,6 +3,9 @@ package store
 import (
 	"context"
 	"time"
+
+	"enkeyserver/internal/database"
+	"enkeyserver/internal/errs"
 )
 
 // Admission is everything that decides who may upload, read in one snapshot.
@@ -38,4 +41,77 @@ type AuthorityKey struct {
 }
 
 // Admission reads who may upload. It is small: a few apps and authorities.
-func (db *DB) Admission(ctx context.Context) (Admission, error) { panic("unwritten") }
+func (db *DB) Admission(ctx context.Context) (a Admission, err error) {
+	defer errs.Wrap(&err, "Admission")
+
+	a = Admission{Apps: map[string]App{}, Authorities: map[string]Authority{}}
+	err = db.InSnapshot(ctx, func(tx database.Tx) error {
+		if err := a.readAuthorities(ctx, tx); err != nil {
+			return err
+		}
+		return a.readApps(ctx, tx)
+	})
+	return a, err
+}
+
+func (a Admission) readAuthorities(ctx context.Context, tx database.Tx) error {
+	type row struct {
+		AuthorityID      int
+		Issuer, Audience string
+		Name             string
+		StatsAPI         bool
+		Version          *string
+		PublicKey        *string
+		ValidFrom        *pgtime
+		ValidThru        *pgtime
+	}
+	for r, err := range database.Each[row](ctx, tx, `
+		SELECT    a.authority_id, a.issuer, a.audience, a.name, a.stats_api, k.version, k.public_key, k.valid_from, k.valid_thru
+		FROM      health_authority a
+		LEFT JOIN health_authority_key k USING (authority_id)
+		ORDER BY  a.issuer, k.version`) {
+		if err != nil {
+			return err
+		}
+		authority, ok := a.Authorities[r.Issuer]
+		if !ok {
+			authority = Authority{ID: r.AuthorityID, Issuer: r.Issuer, Audience: r.Audience, Name: r.Name, StatsAPI: r.StatsAPI}
+		}
+		if r.Version != nil {
+			authority.Keys = append(authority.Keys, AuthorityKey{
+				Version: *r.Version, PublicKey: *r.PublicKey, From: r.ValidFrom.Time, Thru: r.ValidThru.Time,
+			})
+		}
+		a.Authorities[r.Issuer] = authority
+	}
+	return nil
+}
+
+func (a Admission) readApps(ctx context.Context, tx database.Tx) error {
+	type row struct {
+		AppID             string
+		Regions           []string
+		SkipCertificate   bool
+		SkipRevisionToken bool
+		Issuers           []string
+	}
+	for r, err := range database.Each[row](ctx, tx, `
+		SELECT p.app_id, p.regions, p.skip_certificate, p.skip_revision_token,
+		       ARRAY (
+		           SELECT   h.issuer
+		           FROM     authorized_app_authority l
+		           JOIN     health_authority h USING (authority_id)
+		           WHERE    l.app_id = p.app_id
+		           ORDER BY h.issuer
+		       ) AS issuers
+		FROM   authorized_app p`) {
+		if err != nil {
+			return err
+		}
+		a.Apps[r.AppID] = App{
+			ID: r.AppID, Regions: r.Regions, Authorities: r.Issuers,
+			SkipCertificate: r.SkipCertificate, SkipRevisionToken: r.SkipRevisionToken,
+		}
+	}
+	return nil
+}

@@ -2,7 +2,12 @@ package store
 
 import (
 	"context"
+	"math"
 	"time"
+
+	"enkeyserver/internal/database"
+	"enkeyserver/internal/errs"
+	"enkeyserver/internal/exposure"
 )
 
 // SealOptions are the batcher's settings as sealing sees them.
@@ -21,24 +26,468 @@ type SealOptions struct {
 
 // Sealed tells what Seal did.
 type Sealed struct {
-	Busy      bool `json:"busy"`   // another instance seals
-	Epochs    int  `json:"epochs"` // 0 or 1
-	Keys      int  `json:"keys"`
-	Revisions int  `json:"revisions"`
-	Padding   int  `json:"padding"`
-	Discarded int  `json:"discarded"` // no partition any more, or known under another start
-	Waiting   int  `json:"waiting"`   // due, but too small a crowd
-	Batches   int  `json:"batches"`
-	Cells     int  `json:"cells"` // cells that were padded
+	Busy      bool     `json:"busy"`   // another instance seals
+	Epochs    int      `json:"epochs"` // 0 or 1
+	Keys      int      `json:"keys"`
+	Revisions int      `json:"revisions"`
+	Padding   int      `json:"padding"`
+	Discarded int      `json:"discarded"` // no partition any more, or known under another start
+	Waiting   int      `json:"waiting"`   // uploads that are due, but too small a crowd
+	Batches   int      `json:"batches"`
+	Cells     int      `json:"cells"`    // cells that got padding
+	Unsigned  []string `json:"unsigned"` // exports that wait for a signing key
 }
 
 // Seal moves every arrival whose embargo has ended into a new epoch, pads it
-// and cuts the batches that are due, in one transaction.
-func (db *DB) Seal(ctx context.Context, now time.Time, o SealOptions) (Sealed, error) {
-	panic("unwritten")
+// and cuts the batches that are due, in one transaction: a kill at any line
+// leaves everything as it was.
+func (db *DB) Seal(ctx context.Context, now time.Time, o SealOptions) (result Sealed, err error) {
+	defer errs.Wrap(&err, "Seal")
+	err = db.InTx(ctx, func(tx database.Tx) error {
+		head, ok, err := lockHead(ctx, tx)
+		if err != nil || !ok {
+			result.Busy = !ok
+			return err
+		}
+		s := sealing{tx: tx, now: now, SealOptions: o, head: head, result: &result}
+		return s.run(ctx)
+	})
+	return result, err
 }
 
-// EnsurePartitions makes the partitions of all key days that can still arrive.
-func (db *DB) EnsurePartitions(ctx context.Context, now time.Time, retention time.Duration) (made int, err error) {
-	panic("unwritten")
+// head is the end of the log.
+type head struct {
+	LastEpoch int
+	SealedAt  pgtime
+}
+
+// lockHead takes the lock that makes its holder the only sealer. It reports
+// false when somebody else has it.
+func lockHead(ctx context.Context, tx database.Tx) (head, bool, error) {
+	return database.One[head](ctx, tx, `
+		SELECT last_epoch, sealed_at
+		FROM   log_head
+		FOR UPDATE SKIP LOCKED`)
+}
+
+// sealing is one run of the sealer, inside its transaction.
+type sealing struct {
+	SealOptions
+	tx      database.Tx
+	now     time.Time
+	head    head
+	epoch   int // the epoch that this run writes; 0: none yet
+	exports []exportRow
+	result  *Sealed
+}
+
+func (s *sealing) run(ctx context.Context) error {
+	if err := s.readExports(ctx); err != nil {
+		return err
+	}
+	if !s.sealIsDue() {
+		return nil
+	}
+	if err := s.seal(ctx); err != nil {
+		return err
+	}
+	if err := s.cut(ctx); err != nil {
+		return err
+	}
+	return s.closeEpoch(ctx)
+}
+
+func (s *sealing) sealIsDue() bool {
+	if s.Always || windowOf(s.now, s.Period) > windowOf(s.head.SealedAt.Time, s.Period) {
+		return true
+	}
+	for _, x := range s.exports {
+		if x.due(s.now, s.Always) {
+			return true
+		}
+	}
+	return false
+}
+
+// windowOf numbers the stretches of a period since 1970, so that epochs and
+// batches fall on the same hours whatever the scheduler's whims.
+func windowOf(t time.Time, period time.Duration) int64 {
+	return int64(math.Floor(float64(t.Unix()) / period.Seconds()))
+}
+
+// seal takes what is due and writes it to the log.
+func (s *sealing) seal(ctx context.Context) error {
+	enough, err := s.crowdIsEnough(ctx)
+	if err != nil || !enough {
+		return err
+	}
+	if err := s.take(ctx); err != nil {
+		return err
+	}
+	if err := s.discard(ctx); err != nil {
+		return err
+	}
+	if err := s.write(ctx); err != nil {
+		return err
+	}
+	return foldFacts(ctx, s.tx, s.now)
+}
+
+// crowdIsEnough holds an epoch back that would hold too few uploads for its
+// keys to be anonymous, until MaxWait has passed. Each upload is one
+// transaction, so their number is counted without storing which keys came
+// together.
+func (s *sealing) crowdIsEnough(ctx context.Context) (bool, error) {
+	if s.MinUploads <= 1 || s.Always {
+		return true, nil
+	}
+	crowd, _, err := database.One[struct {
+		Uploads int
+		Oldest  *time.Time
+	}](ctx, s.tx, `
+		SELECT count(DISTINCT xmin::text) AS uploads, min(due_at) AS oldest
+		FROM   arrival
+		WHERE  due_at <= $1`, s.now)
+	if err != nil || crowd.Uploads == 0 || crowd.Uploads >= s.MinUploads {
+		return true, err
+	}
+	if s.now.Sub(*crowd.Oldest) >= s.MaxWait {
+		return true, nil
+	}
+	s.result.Waiting = crowd.Uploads
+	return false, nil
+}
+
+// take moves all that is due out of arrivals by one statement. Whoever uploads
+// the same keys again waits for the commit, and then finds them in the log.
+func (s *sealing) take(ctx context.Context) error {
+	if _, err := s.tx.Exec(ctx, `CREATE TEMPORARY TABLE take (LIKE arrival) ON COMMIT DROP`); err != nil {
+		return err
+	}
+	if _, err := s.tx.Exec(ctx, `
+		WITH due AS (
+			DELETE FROM arrival
+			WHERE  due_at <= $1
+			RETURNING key, event, start_interval, period, risk, report, onset, traveler, regions, origin, due_at
+		)
+		INSERT INTO take (key, event, start_interval, period, risk, report, onset, traveler, regions, origin, due_at)
+		SELECT key, event, start_interval, period, risk, report, onset, traveler, regions, origin, due_at
+		FROM   due`, s.now); err != nil {
+		return err
+	}
+	// The questions that follow are planned for what was really taken.
+	_, err := s.tx.Exec(ctx, `ANALYZE take`)
+	return err
+}
+
+// discard drops, and counts, what must not enter the log.
+func (s *sealing) discard(ctx context.Context) error {
+	for _, why := range []string{
+		// Too old or too new: there is no partition for its day.
+		`NOT EXISTS (
+			SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+			WHERE  i.inhparent = 'exposure'::regclass AND NOT i.inhdetachpending
+			AND    c.relname = 'exposure_' || to_char(to_timestamp(t.start_interval::bigint * 600) AT TIME ZONE 'UTC', 'YYYYMMDD')
+		)`,
+		// In the log already, under whatever start: no key is published twice.
+		`t.event = 0 AND EXISTS (
+			SELECT FROM exposure e WHERE e.key = t.key AND e.event = 0
+		)`,
+		// A revision of nothing, or a second one.
+		`t.event = 1 AND (
+			NOT EXISTS (SELECT FROM take k WHERE k.key = t.key AND k.start_interval = t.start_interval AND k.event = 0)
+			AND NOT EXISTS (SELECT FROM exposure e WHERE e.key = t.key AND e.start_interval = t.start_interval AND e.event = 0)
+			OR EXISTS (SELECT FROM exposure e WHERE e.key = t.key AND e.start_interval = t.start_interval AND e.event = 1)
+		)`,
+	} {
+		n, err := database.Exec(ctx, s.tx, `DELETE FROM take t WHERE `+why)
+		if err != nil {
+			return err
+		}
+		s.result.Discarded += int(n)
+	}
+	return nil
+}
+
+// write puts what was taken into the log in the order of its content, so that
+// nothing tells which keys came together.
+func (s *sealing) write(ctx context.Context) error {
+	n, _, err := database.One[struct{ Keys, Revisions int }](ctx, s.tx, `
+		SELECT count(*) FILTER (WHERE event = 0) AS keys, count(*) FILTER (WHERE event = 1) AS revisions
+		FROM   take`)
+	if err != nil || n.Keys+n.Revisions == 0 {
+		return err
+	}
+	if err := s.openEpoch(ctx); err != nil {
+		return err
+	}
+	s.result.Keys, s.result.Revisions = n.Keys, n.Revisions
+	_, err = s.tx.Exec(ctx, `
+		INSERT INTO exposure (key, event, start_interval, period, risk, report, onset, traveler, regions, origin, epoch, padding)
+		SELECT   key, event, start_interval, period, risk, report, onset, traveler, regions, origin, $1, false
+		FROM     take
+		ORDER BY start_interval, period, report, risk, onset NULLS FIRST, key, event`, s.epoch)
+	return err
+}
+
+// openEpoch numbers the epoch of this run, once.
+func (s *sealing) openEpoch(ctx context.Context) error {
+	if s.epoch != 0 {
+		return nil
+	}
+	s.epoch = s.head.LastEpoch + 1
+	s.head.LastEpoch = s.epoch
+	s.result.Epochs = 1
+	_, err := s.tx.Exec(ctx, `UPDATE log_head SET last_epoch = $1`, s.epoch)
+	return err
+}
+
+// closeEpoch notes that it was time to seal, whether anything was there or not
+// (who comes a minute later waits for company until the next time), and records
+// what the epoch holds, padding included.
+func (s *sealing) closeEpoch(ctx context.Context) error {
+	if _, err := s.tx.Exec(ctx, `UPDATE log_head SET sealed_at = $1`, s.now); err != nil || s.epoch == 0 {
+		return err
+	}
+	r := s.result
+	_, err := s.tx.Exec(ctx, `
+		INSERT INTO epoch (epoch, sealed_at, keys, revisions, padding, discarded)
+		VALUES ($1, $2, $3, $4, $5, $6)`, s.epoch, s.now, r.Keys, r.Revisions, r.Padding, r.Discarded)
+	return err
+}
+
+// exportRow is an export as the sealer sees it.
+type exportRow struct {
+	ExportID                     int
+	Name, Region                 string
+	InputRegions, ExcludeRegions []string
+	Travelers                    string
+	Period                       float64 // seconds
+	ValidFrom, ValidThru         pgtime
+	Backfill                     bool
+	MaxRecords                   int
+	CreatedAt                    time.Time
+	LastEpoch                    *int
+	LastEnd                      *time.Time
+	CutAt                        *pgtime
+}
+
+func (x exportRow) filter() Filter {
+	return Filter{InputRegions: x.InputRegions, ExcludeRegions: x.ExcludeRegions, Travelers: Travelers(x.Travelers)}
+}
+
+// due tells whether a batch should be cut now: at each new window of the
+// period, and once more when the export has ended.
+func (x exportRow) due(now time.Time, always bool) bool {
+	if x.ended(now) {
+		return x.CutAt.Before(x.ValidThru.Time)
+	}
+	period := time.Duration(x.Period * float64(time.Second))
+	return always || windowOf(now, period) > windowOf(x.CutAt.Time, period)
+}
+
+func (x exportRow) ended(now time.Time) bool { return !x.ValidThru.After(now) }
+
+// readExports reads the exports that have begun, gives new ones their cursor,
+// and leaves out those that were over before they began.
+func (s *sealing) readExports(ctx context.Context) error {
+	rows, err := database.All[exportRow](ctx, s.tx, `
+		SELECT   export_id, name, region, input_regions, exclude_regions, travelers,
+		         extract(epoch FROM period)::float8 AS period, valid_from, valid_thru, backfill, max_records, created_at,
+		         last_epoch, last_end, cut_at
+		FROM     export
+		WHERE    valid_from <= $1
+		ORDER BY export_id`, s.now)
+	if err != nil {
+		return err
+	}
+	for _, x := range rows {
+		if x.LastEpoch == nil && !x.ended(s.now) {
+			if err := s.begin(ctx, &x); err != nil {
+				return err
+			}
+		}
+		if x.LastEpoch != nil {
+			s.exports = append(s.exports, x)
+		}
+	}
+	return nil
+}
+
+// begin sets the cursor of a new export: at the end of the log, or before all
+// that is retained when it is to be filled back.
+func (s *sealing) begin(ctx context.Context, x *exportRow) error {
+	epoch, end, cut := s.head.LastEpoch, latest(x.ValidFrom.Time, x.CreatedAt), pgtime{s.now}
+	if x.Backfill {
+		epoch, end, cut = 0, s.now.Add(-s.Retention), pgtime{beginning}
+	}
+	end = end.Truncate(time.Second)
+	x.LastEpoch, x.LastEnd, x.CutAt = &epoch, &end, &cut
+	return s.move(ctx, *x)
+}
+
+// move writes the cursor of an export.
+func (s *sealing) move(ctx context.Context, x exportRow) error {
+	_, err := s.tx.Exec(ctx, `
+		UPDATE export
+		SET    last_epoch = $2, last_end = $3, cut_at = $4
+		WHERE  export_id = $1`, x.ExportID, *x.LastEpoch, *x.LastEnd, x.CutAt.Time)
+	return err
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// wholeRange is everything that an export has not published yet.
+func (s *sealing) wholeRange(x exportRow) stretch {
+	return stretch{*x.LastEpoch + 1, s.head.LastEpoch, firstInterval, lastInterval, x.filter()}
+}
+
+// cut cuts the batches that are due: padding first, for all of them, since a
+// padding key of one export belongs to every other that covers it.
+func (s *sealing) cut(ctx context.Context) error {
+	var due []exportRow
+	for _, x := range s.exports {
+		if x.due(s.now, s.Always) {
+			due = append(due, x)
+		}
+	}
+	for _, x := range due {
+		if err := s.pad(ctx, x); err != nil {
+			return err
+		}
+	}
+	for _, x := range due {
+		if err := s.cutExport(ctx, x); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cutExport freezes a batch of everything that the export has not published
+// yet. Without a real key in it there is no file; what padding there is then
+// waits for company.
+func (s *sealing) cutExport(ctx context.Context, x exportRow) error {
+	days, err := s.countDays(ctx, s.wholeRange(x))
+	if err != nil {
+		return err
+	}
+	x.CutAt = &pgtime{s.now}
+	if days.real() == 0 {
+		return s.move(ctx, x)
+	}
+	keys, err := signingKeys(ctx, s.tx, x.ExportID, s.now)
+	if err != nil {
+		return err
+	}
+	if len(keys) == 0 {
+		// Cut without a key, the batch could never be finished.
+		s.result.Unsigned = append(s.result.Unsigned, x.Name)
+		return nil
+	}
+	parts, err := s.split(ctx, x, days)
+	if err != nil {
+		return err
+	}
+	return s.addBatch(ctx, x, days, parts, keys)
+}
+
+func (s *sealing) addBatch(ctx context.Context, x exportRow, days dayCounts, parts []Part, keys []SigningKey) error {
+	// Every file has an end of its own, after the previous batch's.
+	start := *x.LastEnd
+	end := latest(s.now.Truncate(time.Second), start.Add(time.Duration(len(parts))*time.Second))
+	_, err := s.tx.Exec(ctx, `
+		INSERT INTO export_batch (export_id, first_epoch, last_epoch, first_day, last_day, start_at, end_at,
+		                          region, input_regions, exclude_regions, travelers, parts, signing_keys, cut_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+		x.ExportID, *x.LastEpoch+1, s.head.LastEpoch, days[0].Day, days[len(days)-1].Day, start, end,
+		x.Region, x.InputRegions, x.ExcludeRegions, x.Travelers, marshal(parts), marshal(keys), s.now)
+	if err != nil {
+		return err
+	}
+	s.result.Batches++
+	x.LastEpoch, x.LastEnd = &s.head.LastEpoch, &end
+	return s.move(ctx, x)
+}
+
+// dayCounts says how many records of each key day are published, in order.
+type dayCounts []dayCount
+
+type dayCount struct {
+	Day   exposure.Day
+	Total int
+	Real  int
+}
+
+func (d dayCounts) total() (n int) {
+	for _, c := range d {
+		n += c.Total
+	}
+	return n
+}
+
+func (d dayCounts) real() (n int) {
+	for _, c := range d {
+		n += c.Real
+	}
+	return n
+}
+
+func (s *sealing) countDays(ctx context.Context, r stretch) (dayCounts, error) {
+	if r.firstEpoch > r.lastEpoch {
+		return nil, nil
+	}
+	return database.All[dayCount](ctx, s.tx, `
+		SELECT   start_interval / 144 AS day, count(*) AS total, count(*) FILTER (WHERE NOT padding) AS real
+		FROM     (`+published+`) AS p
+		WHERE    `+covered+`
+		GROUP BY 1
+		ORDER BY 1`, r.args()...)
+}
+
+// split finds where each file of a batch begins, so that they are of one size
+// and none is larger than allowed.
+func (s *sealing) split(ctx context.Context, x exportRow, days dayCounts) ([]Part, error) {
+	limit := x.MaxRecords
+	if limit <= 0 {
+		limit = s.MaxRecords
+	}
+	total := days.total()
+	files := (total + limit - 1) / limit
+	parts := []Part{{FromStart: firstInterval, FromKey: []byte{}}}
+	for n := 1; n < files; n++ {
+		part, err := s.partAt(ctx, x, days, n*total/files)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, part)
+	}
+	return parts, nil
+}
+
+// partAt finds the record with this number in the order of (start, key).
+func (s *sealing) partAt(ctx context.Context, x exportRow, days dayCounts, number int) (Part, error) {
+	i := 0
+	for number >= days[i].Total {
+		number -= days[i].Total
+		i++
+	}
+	r := s.wholeRange(x)
+	r.from, r.to = days[i].Day.Start(), (days[i].Day + 1).Start()
+	row, _, err := database.One[struct {
+		StartInterval exposure.Interval
+		Key           []byte
+	}](ctx, s.tx, `
+		SELECT   start_interval, key
+		FROM     (`+published+`) AS p
+		WHERE    `+covered+`
+		ORDER BY start_interval, key
+		OFFSET   $8   -- counted just now, under the same lock
+		LIMIT    1`, r.args(number)...)
+	return Part{FromStart: row.StartInterval, FromKey: row.Key}, err
 }
