@@ -1,0 +1,32 @@
+package phone
+
+import (
+	"crypto"
+	"time"
+
+	"enkeyserver/internal/certificate"
+)
+
+// Authority is a health authority's verification server: it certifies that the
+// owner of certain keys has a diagnosis.
+type Authority struct {
+	Issuer   string
+	Audience string
+	KeyID    string // the kid of its certificates
+	Key      crypto.Signer
+	Lifetime time.Duration // of a certificate
+}
+
+// certify signs a diagnosis for the keys of which it is given the MAC: the
+// authority never learns the keys themselves.
+func (a Authority) certify(mac []byte, d Diagnosis, now time.Time) (string, error) {
+	return certificate.Sign(a.Key, a.KeyID, certificate.SignRequest{
+		Issuer:   a.Issuer,
+		Audience: a.Audience,
+		IssuedAt: now,
+		Expires:  now.Add(a.Lifetime),
+		MAC:      mac,
+		Report:   d.Report,
+		Onset:    d.Onset,
+	})
+}
