@@ -94,7 +94,7 @@ func parse(bucketURL string) (*url.URL, error) {
 	case "mem":
 		return u, nil
 	case "file":
-		if u.Host != "" || !filepath.IsAbs(u.Path) || u.RawQuery != "" || u.User != nil {
+		if u.Host != "" || !filepath.IsAbs(u.Path) || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 			return nil, errs.Invalid("bucket_url", "a folder must be written with three slashes and an absolute path: file:///var/lib/en/bucket")
 		}
 		return u, nil

@@ -34,6 +34,7 @@ func TestOpen(t *testing.T) {
 		{"no URL", "/var/lib/en/bucket", false},
 		{"empty", "", false},
 		{"options that would be ignored", "file:///dir?create=1", false},
+		{"a sharp that was not escaped", "file:///dir#1", false},
 		{"not in this release", "gs://bucket", false},
 	} {
 		_, err := blob.Open(t.Context(), tc.url)

@@ -72,7 +72,7 @@ func split(keyURL string) (scheme, path string, err error) {
 	if err != nil || u.Scheme == "" {
 		return "", "", errs.Invalid("key_url", "a key must be a URL such as file:///etc/en/key.pem")
 	}
-	if u.Scheme == "file" && (u.Host != "" || !filepath.IsAbs(u.Path) || u.RawQuery != "" || u.User != nil) {
+	if u.Scheme == "file" && (u.Host != "" || !filepath.IsAbs(u.Path) || u.RawQuery != "" || u.Fragment != "" || u.User != nil) {
 		return "", "", errs.Invalid("key_url", "a key file must be written with three slashes and an absolute path: file:///etc/en/key.pem")
 	}
 	return u.Scheme, u.Path, nil
