@@ -1,0 +1,105 @@
+// Package app opens what a service needs, serves it, and closes it.
+package app
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"enkeyserver/internal/config"
+	"enkeyserver/internal/database"
+	"enkeyserver/internal/telemetry"
+	"enkeyserver/internal/web"
+)
+
+// Settings are what every service reads.
+type Settings struct {
+	Port            int           `envconfig:"PORT" default:"8080" min:"0" max:"65535" desc:"port of the service; 0: any free one, told in the log"`
+	MetricsPort     int           `envconfig:"METRICS_PORT" default:"9090" min:"0" max:"65535" desc:"port of /metrics, never to be reached from outside; 0: off"`
+	Environment     string        `envconfig:"ENVIRONMENT" desc:"production refuses every DEBUG_ variable"`
+	MaintenanceMode bool          `envconfig:"MAINTENANCE_MODE" default:"false" desc:"refuse uploads with 429 and Retry-After"`
+	ClockOffset     time.Duration `envconfig:"DEBUG_CLOCK_OFFSET" default:"0s" desc:"development only: added to the service's clock"`
+	Telemetry       telemetry.Settings
+	Database        database.Settings
+}
+
+// common is what lets Main find these settings in the struct that embeds them.
+func (s Settings) common() Settings { return s }
+
+// Embedding is a struct of settings that embeds Settings.
+type Embedding interface{ common() Settings }
+
+// App is what a service has besides its own dependencies: a clock, and the
+// server that it is served by.
+type App struct {
+	settings Settings
+	log      *slog.Logger
+	warned   map[string]bool
+}
+
+// Main is the whole life of a service: it reads S from the environment, makes
+// the default logger, and runs. A SIGTERM or SIGINT ends the context of run.
+//
+// The exit status is 0 when run returns nil. Else it is 1, and one line says
+// why: plain on stderr when the environment is wrong, in the log after that.
+func Main[S Embedding](run func(ctx context.Context, a *App, s S) error) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	status := start(ctx, os.Stderr, run)
+	stop()
+	os.Exit(status)
+}
+
+func start[S Embedding](ctx context.Context, stderr io.Writer, run func(ctx context.Context, a *App, s S) error) int {
+	name := filepath.Base(os.Args[0])
+	var s S
+	if err := config.Read(ctx, &s, resolveSecret); err != nil {
+		fmt.Fprintf(stderr, "%s: %s\n", name, oneLine(err))
+		return 1
+	}
+	log, err := telemetry.NewLogger(stderr, s.common().Telemetry)
+	if err != nil {
+		fmt.Fprintf(stderr, "%s: %s\n", name, oneLine(err))
+		return 1
+	}
+	a := &App{settings: s.common(), log: log.With("service", name), warned: map[string]bool{}}
+	slog.SetDefault(a.log)
+	if err := a.run(func() error { return run(ctx, a, s) }); err != nil {
+		a.log.Error("stopped by an error", "error", oneLine(err))
+		return 1
+	}
+	a.log.Info("stopped")
+	return 0
+}
+
+// run makes an error of a panic.
+func (a *App) run(f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = web.Panicked(v)
+		}
+	}()
+	if err := a.refuseDebugging(os.Environ()); err != nil {
+		return err
+	}
+	return f()
+}
+
+// Now is the service's clock: the true time, and in development moved on by
+// DEBUG_CLOCK_OFFSET.
+func (a *App) Now() time.Time { return time.Now().Add(a.settings.ClockOffset) }
+
+// resolveSecret gives the value behind a secret:// reference. It is the one
+// place where managers of secrets are chosen.
+func resolveSecret(context.Context, string) (string, error) {
+	return "", fmt.Errorf("secret:// references need a secret manager, and this program has none: set the value itself")
+}
+
+// oneLine keeps joined errors on the line that is promised.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -1,0 +1,113 @@
+package telemetry
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"contrib.go.opencensus.io/exporter/prometheus"
+	"go.opencensus.io/stats"
+	"go.opencensus.io/stats/view"
+	"go.opencensus.io/tag"
+)
+
+// Outcome is how a run of a job ended.
+type Outcome string
+
+// The outcomes.
+const (
+	Success Outcome = "success" // the work is done, or there was none
+	Failure Outcome = "failure" // call it again
+	Busy    Outcome = "busy"    // somebody else is at it
+)
+
+var (
+	routeKey   = tag.MustNewKey("route")
+	statusKey  = tag.MustNewKey("status")
+	jobKey     = tag.MustNewKey("job")
+	outcomeKey = tag.MustNewKey("outcome")
+
+	requestSeconds = stats.Float64("en/http/request_seconds", "time to answer a request", stats.UnitSeconds)
+	jobSeconds     = stats.Float64("en/job/run_seconds", "time that a run of a job took", stats.UnitSeconds)
+	jobSuccess     = stats.Float64("en/job/success_time", "when a job last did its work", stats.UnitSeconds)
+)
+
+// views are all metrics that this system shows. Their names follow the custom
+// of Prometheus: a prefix, what is counted, the base unit, and _total for counts.
+func views() []*view.View {
+	return []*view.View{
+		{
+			Name:        "en_http_requests_total",
+			Description: "Requests answered, by route and class of status (2xx, 4xx, 5xx).",
+			Measure:     requestSeconds,
+			TagKeys:     []tag.Key{routeKey, statusKey},
+			Aggregation: view.Count(),
+		},
+		{
+			Name:        "en_http_request_duration_seconds",
+			Description: "Time from a request's header to the end of its answer, by route, in seconds.",
+			Measure:     requestSeconds,
+			TagKeys:     []tag.Key{routeKey},
+			Aggregation: view.Distribution(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+		},
+		{
+			Name:        "en_job_runs_total",
+			Description: "Runs of a scheduled job, by outcome (success, failure, busy).",
+			Measure:     jobSeconds,
+			TagKeys:     []tag.Key{jobKey, outcomeKey},
+			Aggregation: view.Count(),
+		},
+		{
+			Name:        "en_job_duration_seconds",
+			Description: "Time that a run of a scheduled job took, in seconds.",
+			Measure:     jobSeconds,
+			TagKeys:     []tag.Key{jobKey},
+			Aggregation: view.Distribution(0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900),
+		},
+		{
+			Name:        "en_job_last_success_timestamp_seconds",
+			Description: "When this instance last finished a run of a scheduled job, in seconds since 1970.",
+			Measure:     jobSuccess,
+			TagKeys:     []tag.Key{jobKey},
+			Aggregation: view.LastValue(),
+		},
+	}
+}
+
+// MetricsHandler shows all metrics in the text form of Prometheus. What was
+// recorded before the first call is not counted.
+func MetricsHandler() (http.Handler, error) {
+	// Registering a view that is there already does nothing.
+	if err := view.Register(views()...); err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	return prometheus.NewExporter(prometheus.Options{})
+}
+
+// RecordRequest counts an answered request. The route is a pattern out of our
+// own route table, never a path that a client made up.
+func RecordRequest(ctx context.Context, route string, status int, took time.Duration) {
+	record(ctx, []tag.Mutator{
+		tag.Upsert(routeKey, route),
+		tag.Upsert(statusKey, strconv.Itoa(status/100)+"xx"),
+	}, requestSeconds.M(took.Seconds()))
+}
+
+// RecordJob counts a run of a scheduled job that ended at now.
+func RecordJob(ctx context.Context, job string, outcome Outcome, took time.Duration, now time.Time) {
+	measured := []stats.Measurement{jobSeconds.M(took.Seconds())}
+	if outcome == Success {
+		measured = append(measured, jobSuccess.M(float64(now.Unix())))
+	}
+	record(ctx, []tag.Mutator{
+		tag.Upsert(jobKey, job),
+		tag.Upsert(outcomeKey, string(outcome)),
+	}, measured...)
+}
+
+// record drops what cannot be recorded: a metric is never worth a request.
+func record(ctx context.Context, tags []tag.Mutator, measured ...stats.Measurement) {
+	_ = stats.RecordWithTags(ctx, tags, measured...)
+}
