@@ -328,3 +328,25 @@ func write(t *testing.T, path, text string) {
 		t.Fatal(err)
 	}
 }
+
+// A reader that two writers overtake must not take the attributes of the second
+// for those of the file that it has opened.
+func TestFolderReaderIsOvertaken(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := blob.NewFolder(dir)
+	replace(t, dir, 1)
+	file, err := os.Open(dir + "/us/index")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	if ok, err := b.StillMeans("us/index", file); !ok || err != nil {
+		t.Errorf("StillMeans is %v (error %v) before any write", ok, err)
+	}
+	replace(t, dir, 2)
+	replace(t, dir, 3)
+	if ok, err := b.StillMeans("us/index", file); ok || err != nil {
+		t.Errorf("StillMeans is %v (error %v) after two writes", ok, err)
+	}
+}
