@@ -4,6 +4,7 @@ package database
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -58,6 +59,10 @@ var session = map[string]string{
 	"timezone":                            "UTC",
 }
 
+// errNoAddress stands for the driver's own error, which would repeat the URL,
+// password included.
+var errNoAddress = errors.New("DATABASE_URL or DB_* do not make a PostgreSQL address")
+
 // Open makes the pool. It does not wait for the database: a service must come
 // up, and answer "try again", while the database is down.
 func Open(ctx context.Context, s Settings) (_ *DB, err error) {
@@ -68,8 +73,7 @@ func Open(ctx context.Context, s Settings) (_ *DB, err error) {
 	}
 	cfg, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
-		// The driver's own error would repeat the URL, password included.
-		return nil, errors.New("DATABASE_URL or DB_* do not make a PostgreSQL address")
+		return nil, errNoAddress
 	}
 	if err := refuseWeakTLS(cfg.ConnConfig); err != nil {
 		return nil, err
@@ -90,6 +94,20 @@ func Open(ctx context.Context, s Settings) (_ *DB, err error) {
 		return nil, err
 	}
 	return &DB{pool: pool}, nil
+}
+
+// ConnConfig is for what needs one connection of its own instead of a pool.
+func (s Settings) ConnConfig() (_ *pgx.ConnConfig, err error) {
+	defer errs.Wrap(&err, "database.ConnConfig")
+	dsn, err := s.dsn()
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, errNoAddress
+	}
+	return cfg, refuseWeakTLS(cfg)
 }
 
 // Close waits for the queries that run and closes the connections.
@@ -155,19 +173,31 @@ func (s Settings) dsn() (string, error) {
 
 // refuseWeakTLS lets a connection go without verified TLS only where nobody
 // can listen: on a Unix socket or the loopback interface. The driver's line
-// gets no more fixes, so the wire itself must be trustworthy.
+// gets no more fixes, so the wire itself must be trustworthy. An address may
+// name several hosts, and "prefer" several ways to one: each must be fine.
 func refuseWeakTLS(c *pgx.ConnConfig) error {
-	weak := c.TLSConfig == nil || (c.TLSConfig.InsecureSkipVerify && c.TLSConfig.VerifyPeerCertificate == nil)
-	for _, fallback := range c.Fallbacks {
-		weak = weak || fallback.TLSConfig == nil
+	fine := private(c.Host) || verified(c.TLSConfig)
+	for _, next := range c.Fallbacks {
+		fine = fine && (private(next.Host) || verified(next.TLSConfig))
 	}
-	if !weak || strings.HasPrefix(c.Host, "/") || c.Host == "localhost" {
-		return nil
+	if !fine {
+		return errors.New("DB_SSLMODE must be verify-full or verify-ca for a database on the network")
 	}
-	if ip := net.ParseIP(c.Host); ip != nil && ip.IsLoopback() {
-		return nil
+	return nil
+}
+
+// verified: verify-ca skips the name alone, and checks the chain by a function
+// of its own.
+func verified(t *tls.Config) bool {
+	return t != nil && (!t.InsecureSkipVerify || t.VerifyPeerCertificate != nil)
+}
+
+func private(host string) bool {
+	if strings.HasPrefix(host, "/") || host == "localhost" {
+		return true
 	}
-	return errors.New("DB_SSLMODE must be verify-full or verify-ca for a database on the network")
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
 }
 
 // Redact gives a database URL without its password, for logs.
