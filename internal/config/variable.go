@@ -3,6 +3,7 @@ package config
 import (
 	"encoding"
 	"fmt"
+	"math"
 	"net/url"
 	"reflect"
 	"strconv"
@@ -77,27 +78,32 @@ func (v variable) inBounds() bool {
 	if u, ok := v.field.Interface().(url.URL); ok {
 		return u == (url.URL{}) || u.IsAbs()
 	}
-	if !v.field.CanInt() {
-		return true
+	low, err := v.bound("min", math.MinInt64)
+	if err != nil {
+		return false
 	}
-	n := v.field.Int()
-	low, hasLow := v.bound("min")
-	high, hasHigh := v.bound("max")
-	return (!hasLow || n >= low) && (!hasHigh || n <= high)
+	high, err := v.bound("max", math.MaxInt64)
+	if err != nil {
+		return false
+	}
+	return !v.field.CanInt() || (low <= v.field.Int() && v.field.Int() <= high)
 }
 
-// bound reads a bound from the tag.
-func (v variable) bound(tag string) (int64, bool) {
+// bound reads a bound from the tag. One that cannot be read, or on a field that
+// has no bounds, is an error, and so allows nothing: it is noticed at once.
+func (v variable) bound(tag string, without int64) (int64, error) {
 	text, ok := v.tag.Lookup(tag)
-	if !ok {
-		return 0, false
-	}
-	if v.field.Type() == durationType {
+	switch {
+	case !ok:
+		return without, nil
+	case !v.field.CanInt():
+		return 0, fmt.Errorf("%s cannot bound a %s", tag, v.field.Type())
+	case v.field.Type() == durationType:
 		d, err := time.ParseDuration(text)
-		return int64(d), err == nil
+		return int64(d), err
+	default:
+		return strconv.ParseInt(text, 10, 64)
 	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	return n, err == nil
 }
 
 // accepts says which values are right: "a duration such as 90s, 15m or 336h, at least 1s".

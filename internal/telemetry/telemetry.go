@@ -6,7 +6,7 @@
 package telemetry
 
 import (
-	"fmt"
+	"errors"
 	"io"
 	"log/slog"
 )
@@ -21,15 +21,23 @@ type Settings struct {
 func NewLogger(w io.Writer, s Settings) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(s.LogLevel)); err != nil {
-		return nil, fmt.Errorf("LOG_LEVEL must be debug, info, warn or error")
+		return nil, errors.New("LOG_LEVEL must be debug, info, warn or error")
 	}
-	options := &slog.HandlerOptions{Level: level}
 	switch s.LogFormat {
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, options)), nil
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: seconds})), nil
 	case "text":
-		return slog.New(slog.NewTextHandler(w, options)), nil
+		return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})), nil
 	default:
-		return nil, fmt.Errorf("LOG_FORMAT must be json or text")
+		return nil, errors.New("LOG_FORMAT must be json or text")
 	}
+}
+
+// seconds writes durations for machines as the metrics do: slog would write
+// nanoseconds.
+func seconds(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.Float64Value(a.Value.Duration().Seconds())
+	}
+	return a
 }

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
+	"reflect"
 	"strconv"
 
 	"enkeyserver/internal/errs"
@@ -42,7 +44,7 @@ func decode(body []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
-		return malformed(err, d.InputOffset())
+		return malformed(err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return errs.Invalid(badRequest, "the body must be one JSON object and nothing after it")
@@ -64,18 +66,36 @@ func unread(err error, limit int64) error {
 
 // malformed tells what is wrong with a body without repeating any of it, as
 // the errors of encoding/json do.
-func malformed(err error, offset int64) error {
+func malformed(err error) error {
 	var syntax *json.SyntaxError
 	var mismatch *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &mismatch) && mismatch.Field != "":
-		return errs.Invalid(badRequest, "the value of %s must be a %s", mismatch.Field, mismatch.Type)
+		return errs.Invalid(badRequest, "the value of %s must be %s", mismatch.Field, words(mismatch.Type))
 	case errors.As(err, &syntax):
 		return errs.Invalid(badRequest, "the body is not JSON at byte %d", syntax.Offset)
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return errs.Invalid(badRequest, "the body is not JSON: it ends early")
 	default:
-		return errs.Invalid(badRequest, "the body has a member that is unknown or wrong before byte %d", offset)
+		return errs.Invalid(badRequest, "a member of the body is unknown, or its value is not allowed")
+	}
+}
+
+// words says what JSON a Go type is read from.
+func words(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	default:
+		return fmt.Sprintf("a whole number that fits %s", t.Kind())
 	}
 }
 
