@@ -5,6 +5,7 @@ package exposure
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -39,13 +40,35 @@ func (k Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "redacted") 
 // LogValue keeps the key out of structured logs.
 func (k Key) LogValue() slog.Value { return slog.StringValue("redacted") }
 
+// MarshalJSON refuses: without it a key in a logged struct would show as
+// numbers. What is meant to be written writes Base64.
+func (k Key) MarshalJSON() ([]byte, error) { return nil, errKeyInJSON }
+
+var errKeyInJSON = errors.New("a key must not be written as JSON; Base64 gives its text where that is meant")
+
 // DecodeBase64 reads base64 in the standard or the URL alphabet, padded or not:
 // deployed clients use all four.
 func DecodeBase64(text string) ([]byte, error) {
-	text = strings.TrimRight(text, "=")
-	text = strings.NewReplacer("-", "+", "_", "/").Replace(text)
-	return base64.RawStdEncoding.DecodeString(text)
+	// The decoder would skip line breaks, so one key would have many texts.
+	if strings.ContainsAny(text, "\r\n") {
+		return nil, errNotBase64
+	}
+	encoding := base64.RawStdEncoding
+	if strings.HasSuffix(text, "=") {
+		encoding = base64.StdEncoding
+	}
+	raw, err := encoding.DecodeString(toStandard.Replace(text))
+	if err != nil {
+		return nil, errNotBase64
+	}
+	return raw, nil
 }
+
+// errNotBase64 says less than the decoder's error, which tells where in the
+// secret the mistake is.
+var errNotBase64 = errors.New("not base64")
+
+var toStandard = strings.NewReplacer("-", "+", "_", "/")
 
 // Interval is an interval number: Unix seconds / 600.
 type Interval int32
@@ -65,7 +88,12 @@ func (i Interval) Time() time.Time {
 }
 
 // Day is the UTC day in which the interval lies.
-func (i Interval) Day() Day { return Day(i / IntervalsPerDay) }
+func (i Interval) Day() Day {
+	if i < 0 { // division rounds towards zero, days go on downwards
+		return Day((i+1)/IntervalsPerDay) - 1
+	}
+	return Day(i / IntervalsPerDay)
+}
 
 // Day is a UTC day, counted from 1970-01-01.
 type Day int32

@@ -1,6 +1,10 @@
 package exposure
 
-import "enkeyserver/internal/errs"
+import (
+	"fmt"
+
+	"enkeyserver/internal/errs"
+)
 
 // Known is what is already stored about a key that an upload names.
 type Known struct {
@@ -41,6 +45,14 @@ func ByToken(covered []Covered) Permission {
 
 // WithoutToken permits every key: for apps that are configured so.
 func WithoutToken() Permission { return Permission{all: true} }
+
+// String keeps the keys that a token names out of logs and errors.
+func (p Permission) String() string {
+	if p.all {
+		return "every key"
+	}
+	return fmt.Sprintf("the %d keys of a token", len(p.tokens))
+}
 
 // revisable lists the changes of a diagnosis that are allowed, once a key.
 var revisable = map[Report][]Report{
