@@ -87,12 +87,14 @@ func create(t testing.TB, template func(*server) (string, error)) string {
 
 // server is where the databases are.
 type server struct {
-	admin url.URL      // of a database that is there already
-	made  func() error // the template; once
+	admin   url.URL          // of a database that is there already
+	private *cluster.Cluster // kept: collected as garbage, it would close its pipe and end
+	made    func() error     // the template; once
 }
 
 // theServer is one for all tests of a process; the private one ends with it.
 var theServer = sync.OnceValues(func() (*server, error) {
+	s := &server{}
 	address := os.Getenv("TEST_DATABASE_URL")
 	if address == "" {
 		c, err := cluster.Start(context.Background(), cluster.Settings{Extra: map[string]string{
@@ -103,13 +105,13 @@ var theServer = sync.OnceValues(func() (*server, error) {
 		if err != nil {
 			return nil, err
 		}
-		address = c.DSN("postgres")
+		s.private, address = c, c.DSN("postgres")
 	}
 	admin, err := url.Parse(address)
 	if err != nil || !strings.HasPrefix(admin.Scheme, "postgres") {
 		return nil, errors.New("TEST_DATABASE_URL must be a URL: postgres://user:password@host/database")
 	}
-	s := &server{admin: *admin}
+	s.admin = *admin
 	s.made = sync.OnceValue(s.makeTemplate)
 	return s, nil
 })
