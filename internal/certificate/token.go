@@ -26,6 +26,8 @@ type rule string
 
 func (r rule) Error() string { return string(r) }
 
+const notJWT rule = "it is not a JWT"
+
 // body is the payload of a token.
 type body struct {
 	jwt.RegisteredClaims
@@ -39,6 +41,9 @@ type body struct {
 func open(token string, authorities map[string]Authority, now time.Time) (*body, rule) {
 	if len(token) > maxSize {
 		return nil, "it is too long"
+	}
+	if strings.ContainsAny(token, "\r\n") { // which base64 decoders skip
+		return nil, notJWT
 	}
 	b := &body{}
 	parser := jwt.NewParser(
@@ -68,7 +73,7 @@ func brokenBy(err error) rule {
 	case errors.As(err, &ours):
 		return ours
 	case errors.Is(err, jwt.ErrTokenMalformed):
-		return "it is not a JWT"
+		return notJWT
 	default:
 		return "its signature does not verify, or is not ES256"
 	}
