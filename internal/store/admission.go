@@ -62,8 +62,8 @@ func (a Admission) readAuthorities(ctx context.Context, tx database.Tx) error {
 		StatsAPI         bool
 		Version          *string
 		PublicKey        *string
-		ValidFrom        *pgtime
-		ValidThru        *pgtime
+		ValidFrom        pgtime
+		ValidThru        pgtime
 	}
 	for r, err := range database.Each[row](ctx, tx, `
 		SELECT    a.authority_id, a.issuer, a.audience, a.name, a.stats_api, k.version, k.public_key, k.valid_from, k.valid_thru

@@ -269,7 +269,7 @@ type exportRow struct {
 	CreatedAt                    time.Time
 	LastEpoch                    *int
 	LastEnd                      *time.Time
-	CutAt                        *pgtime
+	CutAt                        pgtime
 }
 
 func (x exportRow) filter() Filter {
@@ -322,7 +322,7 @@ func (s *sealing) begin(ctx context.Context, x *exportRow) error {
 		epoch, end, cut = 0, s.now.Add(-s.Retention), pgtime{beginning}
 	}
 	end = end.Truncate(time.Second)
-	x.LastEpoch, x.LastEnd, x.CutAt = &epoch, &end, &cut
+	x.LastEpoch, x.LastEnd, x.CutAt = &epoch, &end, cut
 	return s.move(ctx, *x)
 }
 
@@ -377,7 +377,7 @@ func (s *sealing) cutExport(ctx context.Context, x exportRow) error {
 	if err != nil {
 		return err
 	}
-	x.CutAt = &pgtime{s.now}
+	x.CutAt = pgtime{s.now}
 	if days.real() == 0 {
 		return s.move(ctx, x)
 	}

@@ -1,0 +1,198 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"math"
+	"slices"
+
+	"enkeyserver/internal/errs"
+	"enkeyserver/internal/exposure"
+)
+
+// Filter says which keys belong to an export.
+type Filter struct {
+	InputRegions, ExcludeRegions []string
+	Travelers                    Travelers
+}
+
+// Travelers is an export's rule for travellers' keys.
+type Travelers string
+
+// The rules.
+const (
+	TravelersInclude   Travelers = "include"    // also travellers' keys of any region
+	TravelersOwnRegion Travelers = "own-region" // only with an input region, like everyone
+	TravelersExclude   Travelers = "exclude"    // none
+)
+
+// Covers tells whether keys of these regions belong to the export. The same
+// rule in SQL is covered, below.
+func (f Filter) Covers(regions []string, traveler bool) bool {
+	if traveler && f.Travelers == TravelersExclude || overlap(regions, f.ExcludeRegions) {
+		return false
+	}
+	return overlap(regions, f.InputRegions) || traveler && f.Travelers == TravelersInclude
+}
+
+func overlap(a, b []string) bool {
+	return slices.ContainsFunc(a, func(region string) bool { return slices.Contains(b, region) })
+}
+
+// published is what the epochs $1..$2 publish of the keys that start in
+// $3..$4 (the end excluded), before any filter.
+//
+// A key that was revised in the same epochs counts once, with its outcome; one
+// that was withdrawn in them does not count, for nobody has seen it. A revision
+// of an older key counts as revised.
+const published = `
+	WITH revision AS MATERIALIZED (
+		SELECT key, start_interval, period, report, risk, onset, regions, traveler, padding
+		FROM   exposure
+		WHERE  event = 1
+		AND    epoch BETWEEN $1 AND $2
+		AND    start_interval >= $3 AND start_interval < $4
+	)
+	SELECT    p.key, p.start_interval, p.period,
+	          coalesce(r.report, p.report) AS report,
+	          coalesce(r.risk, p.risk) AS risk,
+	          CASE WHEN r.key IS NULL THEN p.onset ELSE r.onset END AS onset,
+	          p.regions, p.traveler, p.padding, false AS revised
+	FROM      exposure p
+	LEFT JOIN revision r ON r.key = p.key AND r.start_interval = p.start_interval
+	WHERE     p.event = 0
+	AND       p.epoch BETWEEN $1 AND $2
+	AND       p.start_interval >= $3 AND p.start_interval < $4
+	AND       coalesce(r.report, p.report) <> 5
+	UNION ALL
+	SELECT    r.key, r.start_interval, r.period, r.report, r.risk, r.onset,
+	          r.regions, r.traveler, r.padding, true
+	FROM      revision r
+	WHERE     NOT EXISTS (
+		SELECT FROM exposure p
+		WHERE  p.key = r.key AND p.start_interval = r.start_interval AND p.event = 0 AND p.epoch >= $1
+	)`
+
+// covered is Filter.Covers in SQL, for input regions $5, excluded regions $6
+// and the rule for travellers $7.
+const covered = `(
+	(regions && $5::text[] OR traveler AND $7 = 'include')
+	AND NOT regions && $6::text[]
+	AND NOT (traveler AND $7 = 'exclude')
+)`
+
+// stretch is a range of epochs and key days: what published asks for.
+type stretch struct {
+	firstEpoch, lastEpoch int
+	from, to              exposure.Interval // start intervals, the end excluded
+	filter                Filter
+}
+
+// always are the bounds of a stretch that leaves no key day out.
+const (
+	firstInterval exposure.Interval = 0
+	lastInterval  exposure.Interval = math.MaxInt32
+)
+
+func (s stretch) args(more ...any) []any {
+	f := s.filter
+	return append([]any{s.firstEpoch, s.lastEpoch, s.from, s.to, f.InputRegions, f.ExcludeRegions, string(f.Travelers)}, more...)
+}
+
+// BatchKeys streams what a file publishes as first seen: each key with its
+// outcome, ordered by start, period, report, risk, days since onset and key.
+func (db *DB) BatchKeys(ctx context.Context, b Batch, number int) iter.Seq2[exposure.Exposure, error] {
+	return db.streamPart(ctx, b, number, `NOT revised`)
+}
+
+// BatchRevisions streams the revisions that a file publishes, in the same order.
+func (db *DB) BatchRevisions(ctx context.Context, b Batch, number int) iter.Seq2[exposure.Exposure, error] {
+	return db.streamPart(ctx, b, number, `revised`)
+}
+
+// streamPart asks day by day: the days follow one another in the order of the
+// file, and a day is sorted in the database's working memory where a fortnight
+// would spill. Sealed rows never change, so that no snapshot need hold the
+// questions together.
+func (db *DB) streamPart(ctx context.Context, b Batch, number int, which string) iter.Seq2[exposure.Exposure, error] {
+	return func(yield func(exposure.Exposure, error) bool) {
+		from, to := b.bounds(number)
+		for day := max(b.FirstDay, from.FromStart.Day()); day <= min(b.LastDay, to.FromStart.Day()); day++ {
+			s := stretch{b.FirstEpoch, b.LastEpoch, day.Start(), (day + 1).Start(), b.Filter}
+			for e, err := range db.streamDay(ctx, s, from, to, which) {
+				errs.Wrap(&err, "streamPart(batch %d, file %d)", b.ID, number)
+				if !yield(e, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
+// bounds are the beginning of a part and of the next.
+func (b Batch) bounds(number int) (from, to Part) {
+	if number == len(b.Parts) {
+		return b.Parts[number-1], Part{FromStart: lastInterval}
+	}
+	return b.Parts[number-1], b.Parts[number]
+}
+
+func (db *DB) streamDay(ctx context.Context, s stretch, from, to Part, which string) iter.Seq2[exposure.Exposure, error] {
+	return func(yield func(exposure.Exposure, error) bool) {
+		rows, err := db.Query(ctx, `
+			SELECT   key, start_interval, period, report, risk, onset
+			FROM     (`+published+`) AS p
+			WHERE    `+which+`
+			AND      `+covered+`
+			AND      (start_interval, key) >= ($8, $9::bytea)
+			AND      (start_interval, key) < ($10, $11::bytea)
+			ORDER BY start_interval, period, report, risk, onset NULLS FIRST, key`,
+			s.args(from.FromStart, from.key(), to.FromStart, to.key())...)
+		if err != nil {
+			yield(exposure.Exposure{}, err)
+			return
+		}
+		defer rows.Close()
+		for rows.Next() {
+			e, err := decodeExposure(rows.RawValues())
+			if !yield(e, err) || err != nil {
+				return
+			}
+		}
+		if err := rows.Err(); err != nil {
+			yield(exposure.Exposure{}, err)
+		}
+	}
+}
+
+// key is the part's first key, never NULL.
+func (p Part) key() []byte {
+	if p.FromKey == nil {
+		return []byte{}
+	}
+	return p.FromKey
+}
+
+// decodeExposure reads the binary columns key, start, period, report, risk and
+// onset. A million rows go through here, too many for reflection.
+func decodeExposure(raw [][]byte) (e exposure.Exposure, err error) {
+	if len(raw) != 6 || len(raw[0]) != exposure.KeySize || len(raw[1]) != 4 {
+		return e, fmt.Errorf("a row of %d columns is not an exposure", len(raw))
+	}
+	for _, column := range raw[2:5] {
+		if len(column) != 2 {
+			return e, fmt.Errorf("a column of %d bytes is not a smallint", len(column))
+		}
+	}
+	e.Key = exposure.Key(raw[0])
+	e.Start = exposure.Interval(binary.BigEndian.Uint32(raw[1]))
+	e.Period = int32(binary.BigEndian.Uint16(raw[2]))
+	e.Report = exposure.Report(binary.BigEndian.Uint16(raw[3]))
+	e.Risk = int32(binary.BigEndian.Uint16(raw[4]))
+	if e.HasOnset = raw[5] != nil; e.HasOnset {
+		e.DaysSinceOnset = int32(int16(binary.BigEndian.Uint16(raw[5])))
+	}
+	return e, nil
+}
