@@ -49,7 +49,12 @@ type KeyringDeps struct {
 // may still be in use. It unwraps each key once and holds it in memory, so
 // that it goes on working while the database or the key manager is down.
 type Keyring struct {
-	KeyringDeps
+	store     Store
+	wrapper   keys.Wrapper
+	aad       []byte
+	now       func() time.Time
+	retention time.Duration
+
 	ring   atomic.Pointer[ring] // nil until the first success
 	flight singleflight.Group
 
@@ -72,6 +77,10 @@ const (
 	// instance that could not get the new one out of the key manager.
 	overlap = 24 * time.Hour
 
+	// idleFor is how old the ring of an instance that nobody used may be to
+	// seal without a look into the database.
+	idleFor = time.Hour
+
 	// pauseFor keeps requests from asking a dead database one by one.
 	pauseFor = 5 * time.Second
 
@@ -80,7 +89,9 @@ const (
 )
 
 // NewKeyring makes a ring that loads its keys when it is first used.
-func NewKeyring(d KeyringDeps) *Keyring { return &Keyring{KeyringDeps: d} }
+func NewKeyring(d KeyringDeps) *Keyring {
+	return &Keyring{store: d.Store, wrapper: d.Wrapper, aad: d.AAD, now: d.Now, retention: d.Retention}
+}
 
 // Ready brings the ring up to date, and makes the very first key if there is
 // none. Once it has succeeded it always does: a ring that cannot be refreshed
@@ -98,13 +109,10 @@ func (k *Keyring) Seal(ctx context.Context, covered []exposure.Covered) (_ strin
 	if len(covered) > MaxKeys {
 		return "", fmt.Errorf("a token names at most %d keys", MaxKeys)
 	}
-	r := k.ring.Load()
-	if r == nil {
-		if r, err = k.loaded(ctx); err != nil {
-			return "", err
-		}
+	r, err := k.sealer(ctx)
+	if err != nil {
+		return "", err
 	}
-	k.refreshSoon(ctx, r)
 	head := header(r.current.id)
 	sealed := r.current.cipher.Seal(nil, nil, pack(covered), k.bound(head))
 	return base64.StdEncoding.EncodeToString(append(head, sealed...)), nil
@@ -142,7 +150,18 @@ func Noise() string {
 
 // bound is what a token's tag covers beside its contents. The header has a
 // fixed length, so that no AAD and header read like another pair.
-func (k *Keyring) bound(header []byte) []byte { return slices.Concat(k.AAD, header) }
+func (k *Keyring) bound(header []byte) []byte { return slices.Concat(k.aad, header) }
+
+// sealer gives the ring to seal with, and waits only when there is none or a
+// very old one: the key that it seals with may have been replaced since.
+func (k *Keyring) sealer(ctx context.Context) (*ring, error) {
+	r := k.ring.Load()
+	if !r.loadedWithin(idleFor, k.now()) {
+		return k.loaded(ctx)
+	}
+	k.refreshSoon(ctx, r)
+	return r, nil
+}
 
 // find gives the cipher of a key; nil when there is no such key.
 func (k *Keyring) find(ctx context.Context, id uint32) (_ cipher.AEAD, err error) {
@@ -151,7 +170,7 @@ func (k *Keyring) find(ctx context.Context, id uint32) (_ cipher.AEAD, err error
 		k.refreshSoon(ctx, r)
 		return key.cipher, nil
 	}
-	if !r.fresh(k.Now()) {
+	if !r.fresh(k.now()) {
 		err = k.refresh(ctx)
 		r = k.ring.Load()
 	}
@@ -167,7 +186,7 @@ func (k *Keyring) find(ctx context.Context, id uint32) (_ cipher.AEAD, err error
 
 // loaded gives a ring that is fresh, or else the last known one.
 func (k *Keyring) loaded(ctx context.Context) (*ring, error) {
-	if r := k.ring.Load(); r.fresh(k.Now()) {
+	if r := k.ring.Load(); r.fresh(k.now()) {
 		return r, nil
 	}
 	err := k.refresh(ctx)

@@ -37,19 +37,22 @@ func (r *ring) key(id uint32) (key, bool) {
 	return found, ok
 }
 
-// fresh tells whether the ring needs no refresh. A ring from the future is the
-// work of a clock that was set back.
-func (r *ring) fresh(now time.Time) bool {
+// fresh tells whether the ring needs no refresh.
+func (r *ring) fresh(now time.Time) bool { return r.loadedWithin(refreshEvery, now) }
+
+// loadedWithin tells whether the ring was loaded less than d ago. A ring from
+// the future is the work of a clock that was set back.
+func (r *ring) loadedWithin(d time.Duration, now time.Time) bool {
 	if r == nil {
 		return false
 	}
 	age := now.Sub(r.loaded)
-	return age >= 0 && age < refreshEvery
+	return age >= 0 && age < d
 }
 
 // refreshSoon starts a refresh if one is due, and does not wait for it.
 func (k *Keyring) refreshSoon(ctx context.Context, r *ring) {
-	if !r.fresh(k.Now()) && k.lastFailure() == nil {
+	if !r.fresh(k.now()) && k.lastFailure() == nil {
 		k.start(ctx)
 	}
 }
@@ -71,7 +74,7 @@ func (k *Keyring) refresh(ctx context.Context) error {
 // that happened to start it, since others wait for it too.
 func (k *Keyring) start(ctx context.Context) <-chan singleflight.Result {
 	return k.flight.DoChan("", func() (any, error) {
-		if k.ring.Load().fresh(k.Now()) {
+		if k.ring.Load().fresh(k.now()) {
 			return nil, nil
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshTimeout)
@@ -89,7 +92,7 @@ func (k *Keyring) start(ctx context.Context) <-chan singleflight.Result {
 func (k *Keyring) lastFailure() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if pause := k.Now().Sub(k.failed); pause < 0 || pause >= pauseFor {
+	if pause := k.now().Sub(k.failed); pause < 0 || pause >= pauseFor {
 		return nil
 	}
 	return k.why
@@ -98,7 +101,7 @@ func (k *Keyring) lastFailure() error {
 func (k *Keyring) note(ctx context.Context, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.failed, k.why = k.Now(), err
+	k.failed, k.why = k.now(), err
 	if err != nil {
 		slog.WarnContext(ctx, "the keys of revision tokens could not be loaded: those known before stay in use", "error", err)
 	}
@@ -112,7 +115,7 @@ func tryAgain(cause error) error {
 
 // load reads the keys and unwraps the ones that are new.
 func (k *Keyring) load(ctx context.Context) error {
-	rows, err := k.Store.RevisionKeys(ctx)
+	rows, err := k.store.RevisionKeys(ctx)
 	if err != nil {
 		return err
 	}
@@ -121,8 +124,8 @@ func (k *Keyring) load(ctx context.Context) error {
 			return err
 		}
 	}
-	now := k.Now()
-	r, err := k.unwrapAll(ctx, inUse(rows, now.Add(-k.Retention-overlap)))
+	now := k.now()
+	r, err := k.unwrapAll(ctx, inUse(rows, now.Add(-k.retention-overlap)))
 	if err != nil {
 		return err
 	}
@@ -136,19 +139,19 @@ func (k *Keyring) load(ctx context.Context) error {
 func (k *Keyring) addFirst(ctx context.Context) ([]store.RevisionKey, error) {
 	plain := make([]byte, 32)
 	_, _ = rand.Read(plain) // never fails
-	wrapped, err := k.Wrapper.Wrap(ctx, plain, k.wrapContext())
+	wrapped, err := k.wrapper.Wrap(ctx, plain, k.wrapContext())
 	clear(plain)
 	if err != nil {
 		return nil, fmt.Errorf("wrap a revision key: %w", err)
 	}
-	if _, err := k.Store.AddRevisionKey(ctx, wrapped, time.Time{}, k.Now()); err != nil {
+	if _, err := k.store.AddRevisionKey(ctx, wrapped, time.Time{}, k.now()); err != nil {
 		return nil, err
 	}
-	return k.Store.RevisionKeys(ctx)
+	return k.store.RevisionKeys(ctx)
 }
 
 // wrapContext ties a wrapped key to its purpose and to this installation.
-func (k *Keyring) wrapContext() []byte { return append([]byte("revision token key\n"), k.AAD...) }
+func (k *Keyring) wrapContext() []byte { return append([]byte("revision token key\n"), k.aad...) }
 
 // inUse leaves out the keys, of rows newest first, that were replaced so long
 // ago that no token of theirs names a key that is still retained.
@@ -193,7 +196,7 @@ func (k *Keyring) unwrap(ctx context.Context, row store.RevisionKey) (key, error
 	if known, ok := k.ring.Load().key(made.id); ok && known.cipher != nil && bytes.Equal(known.wrapped, row.Wrapped) {
 		return known, nil
 	}
-	plain, err := k.Wrapper.Unwrap(ctx, row.Wrapped, k.wrapContext())
+	plain, err := k.wrapper.Unwrap(ctx, row.Wrapped, k.wrapContext())
 	if err != nil {
 		return made, err
 	}
