@@ -168,7 +168,7 @@ func (s Settings) dsn() (string, error) {
 			fmt.Fprintf(&b, "%s='%s' ", kv[0], strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(kv[1]))
 		}
 	}
-	return b.String(), nil
+	return strings.TrimSpace(b.String()), nil // the driver takes no space at the end
 }
 
 // refuseWeakTLS lets a connection go without verified TLS only where nobody
@@ -203,8 +203,12 @@ func private(host string) bool {
 // Redact gives a database URL without its password, for logs.
 func Redact(dsn string) string {
 	u, err := url.Parse(dsn)
-	if err != nil {
+	if err != nil || u.Scheme == "" {
 		return "(not a URL)"
+	}
+	if q := u.Query(); q.Has("password") {
+		q.Set("password", "xxxxx")
+		u.RawQuery = q.Encode()
 	}
 	return u.Redacted()
 }
