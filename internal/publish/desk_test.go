@@ -267,3 +267,16 @@ func macWithoutRisk(secret []byte, k exposure.Submitted) []byte {
 	fmt.Fprintf(h, "%s.%d.%d", k.Text, k.Start, k.Period)
 	return h.Sum(nil)
 }
+
+// request is the upload without its HTTP.
+func (up upload) request(secret []byte) publish.Request {
+	return publish.Request{
+		App:         up.HealthAuthorityID,
+		Keys:        up.keys,
+		Certificate: up.Certificate,
+		HMACKey:     secret,
+		Onset:       exposure.Interval(up.SymptomOnset),
+		Traveler:    up.Traveler,
+		Token:       up.RevisionToken,
+	}
+}
