@@ -3,6 +3,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -42,6 +43,13 @@ type App struct {
 	settings Settings
 	log      *slog.Logger
 	warned   map[string]bool
+
+	// The two parts of a stop; see shutdown.
+	finish, tidy time.Duration
+}
+
+func newApp(s Settings, log *slog.Logger) *App {
+	return &App{settings: s, log: log, warned: map[string]bool{}, finish: finishTimeout, tidy: tidyTimeout}
 }
 
 // Main is the whole life of a service: it reads S from the environment, makes
@@ -68,9 +76,11 @@ func start[S Embedding](ctx context.Context, stderr io.Writer, run func(ctx cont
 		fmt.Fprintf(stderr, "%s: %s\n", name, oneLine(err))
 		return 1
 	}
-	a := &App{settings: s.common(), log: log.With("service", name), warned: map[string]bool{}}
+	a := newApp(s.common(), log.With("service", name))
 	slog.SetDefault(a.log)
-	if err := a.run(func() error { return run(ctx, a, s) }); err != nil {
+	err = a.run(func() error { return run(ctx, a, s) })
+	// A signal may come before the service listens; that is a stop too.
+	if err != nil && !(ctx.Err() != nil && errors.Is(err, context.Canceled)) {
 		a.log.Error("stopped by an error", "error", oneLine(err))
 		return 1
 	}
@@ -98,7 +108,7 @@ func (a *App) Now() time.Time { return time.Now().Add(a.settings.ClockOffset) }
 // resolveSecret gives the value behind a secret:// reference. It is the one
 // place where managers of secrets are chosen.
 func resolveSecret(context.Context, string) (string, error) {
-	return "", fmt.Errorf("secret:// references need a secret manager, and this program has none: set the value itself")
+	return "", errors.New("secret:// references need a secret manager, and this program has none: set the value itself")
 }
 
 // oneLine keeps joined errors on the line that is promised.

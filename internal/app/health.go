@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -24,8 +23,7 @@ const (
 
 // health knows whether the service can do its work.
 type health struct {
-	checks   []func(context.Context) error
-	stopping atomic.Bool
+	checks []func(context.Context) error
 
 	mu     sync.Mutex // held during a look, so that there is one at a time
 	looked time.Time
@@ -36,9 +34,6 @@ type health struct {
 // platform's checkers. 200 only when the service can do its work now.
 func (h *health) serveReady(w http.ResponseWriter, r *http.Request) error {
 	web.Quiet(r.Context())
-	if h.stopping.Load() {
-		return errors.New("the service is stopping")
-	}
 	if err := h.ready(r.Context()); err != nil {
 		return err
 	}

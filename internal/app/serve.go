@@ -32,8 +32,9 @@ const (
 	tidyTimeout   = 5 * time.Second
 )
 
-// Serve serves mux until ctx ends, and then stops in order: no new connections,
-// /health fails at once, requests in flight finish. It adds to mux
+// Serve serves mux until ctx ends, and then stops in order: new connections and
+// new requests, those to /health among them, are refused at once, and requests
+// in flight finish. It adds to mux
 // GET /health, which asks every ready function, and GET /live; metrics have a
 // port of their own.
 //
@@ -59,11 +60,11 @@ func (a *App) Serve(ctx context.Context, mux *http.ServeMux, ready ...func(conte
 		attrs = append(attrs, slog.String("metrics_addr", metrics.Addr))
 	}
 	a.log.LogAttrs(ctx, slog.LevelInfo, "listening", attrs...)
-	return a.serveUntil(ctx, listener, mux, h)
+	return a.serveUntil(ctx, listener, mux)
 }
 
 // serveUntil serves until ctx ends or the listener fails, and stops.
-func (a *App) serveUntil(ctx context.Context, listener net.Listener, mux *http.ServeMux, h *health) error {
+func (a *App) serveUntil(ctx context.Context, listener net.Listener, mux *http.ServeMux) error {
 	process, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	server := newServer(web.MaxBytes(maxBodyBytes, web.Record(a.log, mux)))
@@ -76,7 +77,6 @@ func (a *App) serveUntil(ctx context.Context, listener net.Listener, mux *http.S
 		return err
 	case <-ctx.Done():
 	}
-	h.stopping.Store(true)
 	a.log.Info("stopping: requests in flight finish")
 	return a.shutdown(server, end)
 }
@@ -84,9 +84,9 @@ func (a *App) serveUntil(ctx context.Context, listener net.Listener, mux *http.S
 // shutdown waits for the requests in flight, then for their tidying up after
 // end, and closes what is still open: a stop is not an error for that.
 func (a *App) shutdown(server *http.Server, end context.CancelFunc) error {
-	timer := time.AfterFunc(finishTimeout, end)
+	timer := time.AfterFunc(a.finish, end)
 	defer timer.Stop()
-	ctx, cancel := context.WithTimeout(context.Background(), finishTimeout+tidyTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), a.finish+a.tidy)
 	defer cancel()
 	err := server.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {

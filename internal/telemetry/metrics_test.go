@@ -1,0 +1,85 @@
+package telemetry_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"enkeyserver/internal/telemetry"
+)
+
+// One story, because the metrics belong to the process.
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	handler, err := telemetry.MetricsHandler()
+	if err != nil {
+		t.Fatal(err)
+	}
+	noon := time.Date(2020, 11, 5, 12, 0, 0, 0, time.UTC)
+	ctx := t.Context()
+
+	telemetry.RecordRequest(ctx, "POST /v1/publish", http.StatusOK, 20*time.Millisecond)
+	telemetry.RecordRequest(ctx, "POST /v1/publish", http.StatusNoContent, 30*time.Millisecond)
+	telemetry.RecordRequest(ctx, "POST /v1/publish", http.StatusBadRequest, time.Millisecond)
+	telemetry.RecordJob(ctx, "seal", telemetry.Success, 2*time.Second, noon)
+	telemetry.RecordJob(ctx, "seal", telemetry.Failure, time.Second, noon.Add(time.Hour))
+	telemetry.RecordJob(ctx, "seal", telemetry.Busy, 0, noon.Add(time.Hour))
+
+	want := []string{
+		`en_http_request_duration_seconds_bucket{route="POST /v1/publish",le="0.001"} 0`,
+		`en_http_request_duration_seconds_bucket{route="POST /v1/publish",le="0.025"} 2`,
+		`en_http_request_duration_seconds_count{route="POST /v1/publish"} 3`,
+		`en_http_requests_total{route="POST /v1/publish",status="2xx"} 2`,
+		`en_http_requests_total{route="POST /v1/publish",status="4xx"} 1`,
+		`en_job_duration_seconds_count{job="seal",outcome="success"} 1`,
+		`en_job_last_success_timestamp_seconds{job="seal"} 1.6045776e+09`,
+		`en_job_runs_total{job="seal",outcome="busy"} 1`,
+		`en_job_runs_total{job="seal",outcome="failure"} 1`,
+		`en_job_runs_total{job="seal",outcome="success"} 1`,
+	}
+	shown := scrape(t, handler)
+	var got []string
+	for _, line := range want {
+		if strings.Contains(shown, line+"\n") {
+			got = append(got, line)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("metrics (-want +got):\n%s\nin:\n%s", diff, shown)
+	}
+}
+
+func TestEveryMetricSaysWhatItIs(t *testing.T) {
+	t.Parallel()
+	handler, err := telemetry.MetricsHandler()
+	if err != nil {
+		t.Fatal(err)
+	}
+	telemetry.RecordRequest(t.Context(), "GET /other", http.StatusOK, 0)
+	for line := range strings.Lines(scrape(t, handler)) {
+		if name, help, ok := strings.Cut(strings.TrimPrefix(line, "# HELP "), " "); ok && strings.HasPrefix(line, "# HELP") {
+			if !strings.HasPrefix(name, "en_") || !strings.HasSuffix(help, ".\n") {
+				t.Errorf("metric %s is described as %q", name, help)
+			}
+		}
+	}
+}
+
+// scrape reads the metrics as Prometheus does.
+func scrape(t *testing.T, handler http.Handler) string {
+	t.Helper()
+	// What was recorded waits in a queue, and registering goes through it too.
+	if _, err := telemetry.MetricsHandler(); err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+	if w.Code != http.StatusOK {
+		t.Fatalf("status %d: %s", w.Code, w.Body)
+	}
+	return w.Body.String()
+}
