@@ -26,6 +26,10 @@ type audience struct {
 	Traveler bool
 }
 
+func (a audience) equal(b audience) bool {
+	return a.Traveler == b.Traveler && slices.Equal(a.Regions, b.Regions)
+}
+
 // cell is the set of audiences that reach the same exports. Whoever compares
 // the files of two exports sees cells, so each needs a crowd of its own.
 type cell struct {
@@ -34,7 +38,7 @@ type cell struct {
 	padding   int
 }
 
-// regions and travelers turn the audiences on their side, for unnest. A set of
+// args turns the audiences on their side, for unnest. A set of
 // regions becomes its text, since arrays of arrays must be of one length.
 func (c cell) args() (regions []string, travelers []bool) {
 	for _, a := range c.audiences {
@@ -63,24 +67,16 @@ const inCell = `EXISTS (
 
 // pad fills up what an export is about to publish: each cell that holds a real
 // key to its minimum, and likewise for revisions.
-func (s *sealing) pad(ctx context.Context, x exportRow) error {
-	r := s.wholeRange(x)
-	if r.firstEpoch > r.lastEpoch {
-		return nil
-	}
+func (s *sealing) pad(ctx context.Context, x exportRow, counts []tally) error {
 	for _, kind := range []struct {
-		which string
-		min   int
-		fill  func(ctx context.Context, r stretch, c cell, need int) error
+		revised bool
+		min     int
+		fill    func(ctx context.Context, r stretch, c cell, need int) error
 	}{
-		{`NOT revised`, s.MinRecords, s.padKeys},
-		{`revised`, s.MinRevised, s.padRevisions},
+		{false, s.MinRecords, s.padKeys},
+		{true, s.MinRevised, s.padRevisions},
 	} {
-		cells, err := s.cells(ctx, r, kind.which)
-		if err != nil {
-			return err
-		}
-		for _, c := range cells {
+		for _, c := range s.cells(counts, kind.revised) {
 			have := c.real + c.padding
 			if have >= kind.min {
 				continue
@@ -89,7 +85,7 @@ func (s *sealing) pad(ctx context.Context, x exportRow) error {
 			if err != nil {
 				return err
 			}
-			if err := kind.fill(ctx, r, c, kind.min+extra-have); err != nil {
+			if err := kind.fill(ctx, s.wholeRange(x), c, kind.min+extra-have); err != nil {
 				return err
 			}
 			s.result.Cells++
@@ -98,36 +94,50 @@ func (s *sealing) pad(ctx context.Context, x exportRow) error {
 	return nil
 }
 
-// cells counts what a stretch publishes by cell, and leaves those out that hold
-// no real key.
-func (s *sealing) cells(ctx context.Context, r stretch, which string) ([]cell, error) {
-	type row struct {
-		Regions  []string
-		Traveler bool
-		Real     int
-		Padding  int
+// tally counts records of a kind and a key day in a stretch.
+type tally struct {
+	Day      exposure.Day
+	Regions  []string
+	Traveler bool
+	Revised  bool
+	Real     int
+	Padding  int
+}
+
+// tally counts what a stretch publishes.
+func (s *sealing) tally(ctx context.Context, r stretch) ([]tally, error) {
+	if r.firstEpoch > r.lastEpoch {
+		return nil, nil
 	}
-	byReach := map[string]*cell{}
-	for g, err := range database.Each[row](ctx, s.tx, `
-		SELECT   regions, traveler, count(*) FILTER (WHERE NOT padding) AS real, count(*) FILTER (WHERE padding) AS padding
+	return database.All[tally](ctx, s.tx, `
+		SELECT   start_interval / 144 AS day, regions, traveler, revised,
+		         count(*) FILTER (WHERE NOT padding) AS real, count(*) FILTER (WHERE padding) AS padding
 		FROM     (`+published+`) AS p
-		WHERE    `+which+`
-		AND      `+covered+`
-		GROUP BY regions, traveler`, r.args()...) {
-		if err != nil {
-			return nil, err
+		WHERE    `+covered+`
+		GROUP BY 1, regions, traveler, revised
+		ORDER BY 1`, r.args()...)
+}
+
+// cells adds a tally up by cell, and leaves those out that hold no real key.
+func (s *sealing) cells(counts []tally, revised bool) []cell {
+	byReach := map[string]*cell{}
+	for _, t := range counts {
+		if t.Revised != revised {
+			continue
 		}
-		a := audience{g.Regions, g.Traveler}
+		a := audience{t.Regions, t.Traveler}
 		c := byReach[s.reach(a)]
 		if c == nil {
 			c = &cell{}
 			byReach[s.reach(a)] = c
 		}
-		c.audiences = append(c.audiences, a)
-		c.real += g.Real
-		c.padding += g.Padding
+		if !slices.ContainsFunc(c.audiences, a.equal) {
+			c.audiences = append(c.audiences, a)
+		}
+		c.real += t.Real
+		c.padding += t.Padding
 	}
-	return boundCells(byReach), nil
+	return boundCells(byReach)
 }
 
 // reach names the exports that a kind of key reaches.

@@ -49,6 +49,13 @@ func partitions(ctx context.Context, q database.Queryer) ([]partition, error) {
 		ORDER BY  c.relname`)
 }
 
+// attachedDays asks for the key days that the log can take.
+const attachedDays = `
+	SELECT to_date(right(c.relname, 8), 'YYYYMMDD') - date '1970-01-01'
+	FROM   pg_inherits i
+	JOIN   pg_class c ON c.oid = i.inhrelid
+	WHERE  i.inhparent = 'exposure'::regclass AND NOT i.inhdetachpending`
+
 // EnsurePartitions makes the partitions of all key days that can still arrive.
 func (db *DB) EnsurePartitions(ctx context.Context, now time.Time, retention time.Duration) (made int, err error) {
 	defer errs.Wrap(&err, "EnsurePartitions(%s)", retention)

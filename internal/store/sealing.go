@@ -82,6 +82,10 @@ type sealing struct {
 }
 
 func (s *sealing) run(ctx context.Context) error {
+	// Sorting a big epoch must not spill in pieces of the default size.
+	if _, err := s.tx.Exec(ctx, `SET LOCAL work_mem = '64MB'`); err != nil {
+		return err
+	}
 	if err := s.readExports(ctx); err != nil {
 		return err
 	}
@@ -184,21 +188,19 @@ func (s *sealing) take(ctx context.Context) error {
 func (s *sealing) discard(ctx context.Context) error {
 	for _, why := range []string{
 		// Too old or too new: there is no partition for its day.
-		`NOT EXISTS (
-			SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-			WHERE  i.inhparent = 'exposure'::regclass AND NOT i.inhdetachpending
-			AND    c.relname = 'exposure_' || to_char(to_timestamp(t.start_interval::bigint * 600) AT TIME ZONE 'UTC', 'YYYYMMDD')
-		)`,
+		`t.start_interval / 144 <> ALL (ARRAY (` + attachedDays + `))`,
 		// In the log already, under whatever start: no key is published twice.
 		`t.event = 0 AND EXISTS (
 			SELECT FROM exposure e WHERE e.key = t.key AND e.event = 0
 		)`,
-		// A revision of nothing, or a second one.
-		`t.event = 1 AND (
-			NOT EXISTS (SELECT FROM take k WHERE k.key = t.key AND k.start_interval = t.start_interval AND k.event = 0)
-			AND NOT EXISTS (SELECT FROM exposure e WHERE e.key = t.key AND e.start_interval = t.start_interval AND e.event = 0)
-			OR EXISTS (SELECT FROM exposure e WHERE e.key = t.key AND e.start_interval = t.start_interval AND e.event = 1)
+		// A second revision.
+		`t.event = 1 AND EXISTS (
+			SELECT FROM exposure e WHERE e.key = t.key AND e.start_interval = t.start_interval AND e.event = 1
 		)`,
+		// A revision of nothing.
+		`t.event = 1
+		AND NOT EXISTS (SELECT FROM take k WHERE k.key = t.key AND k.start_interval = t.start_interval AND k.event = 0)
+		AND NOT EXISTS (SELECT FROM exposure e WHERE e.key = t.key AND e.start_interval = t.start_interval AND e.event = 0)`,
 	} {
 		n, err := database.Exec(ctx, s.tx, `DELETE FROM take t WHERE `+why)
 		if err != nil {
@@ -226,7 +228,7 @@ func (s *sealing) write(ctx context.Context) error {
 		INSERT INTO exposure (key, event, start_interval, period, risk, report, onset, traveler, regions, origin, epoch, padding)
 		SELECT   key, event, start_interval, period, risk, report, onset, traveler, regions, origin, $1, false
 		FROM     take
-		ORDER BY start_interval, period, report, risk, onset NULLS FIRST, key, event`, s.epoch)
+		ORDER BY `+contentOrder+`, key, event`, s.epoch)
 	return err
 }
 
@@ -356,13 +358,24 @@ func (s *sealing) cut(ctx context.Context) error {
 			due = append(due, x)
 		}
 	}
-	for _, x := range due {
-		if err := s.pad(ctx, x); err != nil {
+	counts := make([][]tally, len(due))
+	for i, x := range due {
+		var err error
+		if counts[i], err = s.tally(ctx, s.wholeRange(x)); err != nil {
+			return err
+		}
+		if err := s.pad(ctx, x, counts[i]); err != nil {
 			return err
 		}
 	}
-	for _, x := range due {
-		if err := s.cutExport(ctx, x); err != nil {
+	for i, x := range due {
+		if s.result.Padding > 0 {
+			var err error
+			if counts[i], err = s.tally(ctx, s.wholeRange(x)); err != nil {
+				return err
+			}
+		}
+		if err := s.cutExport(ctx, x, counts[i]); err != nil {
 			return err
 		}
 	}
@@ -372,13 +385,10 @@ func (s *sealing) cut(ctx context.Context) error {
 // cutExport freezes a batch of everything that the export has not published
 // yet. Without a real key in it there is no file; what padding there is then
 // waits for company.
-func (s *sealing) cutExport(ctx context.Context, x exportRow) error {
-	days, err := s.countDays(ctx, s.wholeRange(x))
-	if err != nil {
-		return err
-	}
+func (s *sealing) cutExport(ctx context.Context, x exportRow, counts []tally) error {
+	days, real := byDay(counts)
 	x.CutAt = pgtime{s.now}
-	if days.real() == 0 {
+	if real == 0 {
 		return s.move(ctx, x)
 	}
 	keys, err := signingKeys(ctx, s.tx, x.ExportID, s.now)
@@ -397,7 +407,7 @@ func (s *sealing) cutExport(ctx context.Context, x exportRow) error {
 	return s.addBatch(ctx, x, days, parts, keys)
 }
 
-func (s *sealing) addBatch(ctx context.Context, x exportRow, days dayCounts, parts []Part, keys []SigningKey) error {
+func (s *sealing) addBatch(ctx context.Context, x exportRow, days []dayCount, parts []Part, keys []SigningKey) error {
 	// Every file has an end of its own, after the previous batch's.
 	start := *x.LastEnd
 	end := latest(s.now.Truncate(time.Second), start.Add(time.Duration(len(parts))*time.Second))
@@ -415,49 +425,35 @@ func (s *sealing) addBatch(ctx context.Context, x exportRow, days dayCounts, par
 	return s.move(ctx, x)
 }
 
-// dayCounts says how many records of each key day are published, in order.
-type dayCounts []dayCount
-
+// dayCount says how many records of a key day are published.
 type dayCount struct {
 	Day   exposure.Day
 	Total int
-	Real  int
 }
 
-func (d dayCounts) total() (n int) {
-	for _, c := range d {
-		n += c.Total
+// byDay adds a tally up by key day, in order, and over all that is real.
+func byDay(counts []tally) (days []dayCount, real int) {
+	for _, t := range counts {
+		if len(days) == 0 || days[len(days)-1].Day != t.Day {
+			days = append(days, dayCount{Day: t.Day})
+		}
+		days[len(days)-1].Total += t.Real + t.Padding
+		real += t.Real
 	}
-	return n
-}
-
-func (d dayCounts) real() (n int) {
-	for _, c := range d {
-		n += c.Real
-	}
-	return n
-}
-
-func (s *sealing) countDays(ctx context.Context, r stretch) (dayCounts, error) {
-	if r.firstEpoch > r.lastEpoch {
-		return nil, nil
-	}
-	return database.All[dayCount](ctx, s.tx, `
-		SELECT   start_interval / 144 AS day, count(*) AS total, count(*) FILTER (WHERE NOT padding) AS real
-		FROM     (`+published+`) AS p
-		WHERE    `+covered+`
-		GROUP BY 1
-		ORDER BY 1`, r.args()...)
+	return days, real
 }
 
 // split finds where each file of a batch begins, so that they are of one size
 // and none is larger than allowed.
-func (s *sealing) split(ctx context.Context, x exportRow, days dayCounts) ([]Part, error) {
+func (s *sealing) split(ctx context.Context, x exportRow, days []dayCount) ([]Part, error) {
 	limit := x.MaxRecords
 	if limit <= 0 {
 		limit = s.MaxRecords
 	}
-	total := days.total()
+	total := 0
+	for _, d := range days {
+		total += d.Total
+	}
 	files := (total + limit - 1) / limit
 	parts := []Part{{FromStart: firstInterval, FromKey: []byte{}}}
 	for n := 1; n < files; n++ {
@@ -471,7 +467,7 @@ func (s *sealing) split(ctx context.Context, x exportRow, days dayCounts) ([]Par
 }
 
 // partAt finds the record with this number in the order of (start, key).
-func (s *sealing) partAt(ctx context.Context, x exportRow, days dayCounts, number int) (Part, error) {
+func (s *sealing) partAt(ctx context.Context, x exportRow, days []dayCount, number int) (Part, error) {
 	i := 0
 	for number >= days[i].Total {
 		number -= days[i].Total

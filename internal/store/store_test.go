@@ -18,13 +18,13 @@ const retention = 16 * 24 * time.Hour
 // ledger is a database with a clock, and the story that a test tells with them.
 type ledger struct {
 	*store.DB
-	t       *testing.T
+	t       testing.TB
 	now     time.Time
 	uploads uint64
 	options store.SealOptions
 }
 
-func newLedger(t *testing.T) *ledger {
+func newLedger(t testing.TB) *ledger {
 	t.Helper()
 	l := &ledger{
 		DB: &store.DB{DB: dbtest.New(t)}, t: t, now: entest.Noon(),
