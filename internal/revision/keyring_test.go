@@ -127,6 +127,9 @@ func (w *flakyWrapper) Unwrap(ctx context.Context, ciphertext, context []byte) (
 		w.gate <- struct{}{}
 		<-w.gate
 	}
+	if err := ctx.Err(); err != nil { // as a key manager on the network would
+		return nil, err
+	}
 	if fail := w.fail.Load(); fail != nil {
 		return nil, *fail
 	}
