@@ -260,11 +260,18 @@ func TestStopEndsDetachedWork(t *testing.T) {
 		return ctx.Err()
 	}))
 	s := start(t, time.Millisecond, time.Minute, mux)
-	go get(t, s.url+"/job")
+	answered := make(chan int, 1)
+	go func() {
+		status, _ := get(t, s.url+"/job")
+		answered <- status
+	}()
 	<-arrived
 	s.stop()
 	if err := <-tidied; !errors.Is(err, context.Canceled) {
 		t.Errorf("the work ended with %v", err)
+	}
+	if status := <-answered; status != http.StatusInternalServerError {
+		t.Errorf("the scheduler, which should call again, was answered with %d", status)
 	}
 	if err := <-s.ended; err != nil {
 		t.Errorf("the stop ended with %v", err)

@@ -80,6 +80,9 @@ func (r Runner) handler(name string, timeout time.Duration, run func(context.Con
 			// called again.
 			return errs.From(err, errs.Internal, "job_failed", "the job %s did not finish, call it again", name)
 		}
+		if result == nil {
+			result = struct{}{}
+		}
 		web.WriteJSON(w, http.StatusOK, result)
 		return nil
 	}
@@ -92,7 +95,10 @@ func (r Runner) recorded(ctx context.Context, name string, run func(context.Cont
 	outcome := telemetry.Failure
 	defer func() {
 		telemetry.RecordJob(ctx, name, outcome, time.Since(begun), r.Now())
-		web.Note(ctx, slog.String("job", name), slog.String("outcome", string(outcome)), slog.Any("result", result))
+		web.Note(ctx, slog.String("job", name), slog.String("outcome", string(outcome)))
+		if result != nil {
+			web.Note(ctx, slog.Any("did", result))
+		}
 	}()
 	result, outcome, err = run(ctx)
 	return result, err

@@ -12,8 +12,7 @@ import (
 	"enkeyserver/internal/telemetry"
 )
 
-// statusGone stands in the log for an answer that nobody waited for. It is
-// never sent.
+// statusGone stands in the log for the answer to a client that hung up.
 const statusGone = 499
 
 // Record writes one log record, and one measurement, for each request: method,
@@ -76,9 +75,10 @@ type record struct {
 	status int // 0: nothing is written yet
 	bytes  int64
 
-	mu    sync.Mutex
-	level slog.Level
-	notes []slog.Attr
+	mu       sync.Mutex
+	level    slog.Level
+	notes    []slog.Attr
+	detached bool
 }
 
 // WriteHeader remembers the status. Informational ones are not the answer.
@@ -104,7 +104,22 @@ func (rec *record) Unwrap() http.ResponseWriter { return rec.ResponseWriter }
 
 func (rec *record) started() bool { return rec.status != 0 }
 
-func (rec *record) gone() { rec.status = statusGone }
+// excuse makes a failure one that the client caused by hanging up, unless the
+// work was detached from it.
+func (rec *record) excuse(gone bool) {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	if gone && !rec.detached {
+		rec.status = statusGone
+	}
+}
+
+// detach notes that the work goes on without the client.
+func (rec *record) detach() {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	rec.detached = true
+}
 
 // abort notes that the answer was given up: the connection will be closed.
 func (rec *record) abort(v any) {

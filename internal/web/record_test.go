@@ -170,33 +170,59 @@ func TestPanicOutsideOfWrap(t *testing.T) {
 	}
 }
 
-// When the client hangs up, what fails for that reason must wake nobody.
+// When the client hangs up, what fails for that reason must wake nobody. Work
+// that is detached from the client fails for another one.
 func TestClientThatHangsUp(t *testing.T) {
 	t.Parallel()
-	arrived := make(chan struct{})
-	mux := http.NewServeMux()
-	mux.Handle("/", web.Wrap(func(_ http.ResponseWriter, r *http.Request) error {
-		close(arrived)
-		<-r.Context().Done()
-		return r.Context().Err()
-	}))
-	records := logOf(t, mux, func(url string) {
-		ctx, hangUp := context.WithCancel(t.Context())
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() {
-			<-arrived
-			hangUp()
-		}()
-		if resp, err := http.DefaultClient.Do(r); err == nil {
-			resp.Body.Close()
-			t.Error("it was answered")
-		}
-	})
-	if len(records) != 1 || records[0]["status"] != 499.0 || records[0]["level"] != "INFO" {
-		t.Errorf("records %v", records)
+	for _, tc := range []struct {
+		why  string
+		fail func(ctx context.Context) error
+		want map[string]any
+	}{
+		{"work for the client", func(ctx context.Context) error { return ctx.Err() }, map[string]any{"level": "INFO", "status": 499.0}},
+		{"a failure of its own", func(context.Context) error { return errors.New("disk full") }, map[string]any{"level": "ERROR", "status": 500.0}},
+		{"detached work", func(ctx context.Context) error {
+			_, end := web.Detach(ctx)
+			end()
+			return context.Canceled
+		}, map[string]any{"level": "ERROR", "status": 500.0}},
+	} {
+		t.Run(tc.why, func(t *testing.T) {
+			t.Parallel()
+			arrived := make(chan struct{})
+			mux := http.NewServeMux()
+			mux.Handle("/", web.Wrap(func(_ http.ResponseWriter, r *http.Request) error {
+				close(arrived)
+				<-r.Context().Done()
+				return tc.fail(r.Context())
+			}))
+			records := logOf(t, mux, func(url string) { hangUpAfter(t, url, arrived) })
+			if len(records) != 1 {
+				t.Fatalf("%d records", len(records))
+			}
+			got := map[string]any{"level": records[0]["level"], "status": records[0]["status"]}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("record (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// hangUpAfter sends a request, and leaves when it has arrived.
+func hangUpAfter(t *testing.T, url string, arrived <-chan struct{}) {
+	t.Helper()
+	ctx, hangUp := context.WithCancel(t.Context())
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		<-arrived
+		hangUp()
+	}()
+	if resp, err := http.DefaultClient.Do(r); err == nil {
+		resp.Body.Close()
+		t.Error("it was answered")
 	}
 }
 

@@ -36,15 +36,12 @@ func (p Responder) Wrap(h Handler) http.Handler {
 		}
 		rec := recordOf(r.Context())
 		rec.fail(err)
-		switch {
-		case rec.started():
+		if rec.started() {
 			// Half an answer must not look like a whole one.
 			panic(http.ErrAbortHandler)
-		case clientGone(r, err):
-			rec.gone()
-		default:
-			p.Error(w, r, err)
 		}
+		p.Error(w, r, err)
+		rec.excuse(clientGone(r, err))
 	}))
 }
 
@@ -57,12 +54,15 @@ func WriteError(w http.ResponseWriter, _ *http.Request, err error) {
 	}{errs.MessageOf(err), errs.CodeOf(err)})
 }
 
-// clientGone tells whether a request failed only because nobody waits for its
-// answer any more: that is no fault of ours and must wake nobody.
+// clientGone tells whether a request failed only because its client hung up:
+// that is no fault of ours and must wake nobody. When the process ends, or the
+// work does not depend on the client, that is no excuse.
 func clientGone(r *http.Request, err error) bool {
+	process, ok := r.Context().Value(processKey{}).(context.Context)
+	ending := ok && process.Err() != nil
 	return errs.KindOf(err) == errs.Internal &&
 		errors.Is(err, context.Canceled) &&
-		errors.Is(context.Cause(r.Context()), context.Canceled)
+		r.Context().Err() != nil && !ending
 }
 
 // recovered runs a handler and makes an error of its panic.
