@@ -50,9 +50,12 @@ type Queryer interface {
 // dead database is answered within two seconds.
 const connectTimeout = 1500 * time.Millisecond
 
+// Session is a set of PostgreSQL parameters that a pool's connections ask for.
+type Session map[string]string
+
 // session holds what every connection asks for: nobody waits long for a lock,
 // nobody keeps a transaction open for nothing, times are UTC.
-var session = map[string]string{
+var session = Session{
 	"application_name":                    "enkeyserver",
 	"lock_timeout":                        "2s",
 	"idle_in_transaction_session_timeout": "60s",
@@ -65,7 +68,7 @@ var errNoAddress = errors.New("DATABASE_URL or DB_* do not make a PostgreSQL add
 
 // Open makes the pool. It does not wait for the database: a service must come
 // up, and answer "try again", while the database is down.
-func Open(ctx context.Context, s Settings) (_ *DB, err error) {
+func Open(ctx context.Context, s Settings, more ...Session) (_ *DB, err error) {
 	defer errs.Wrap(&err, "database.Open")
 	dsn, err := s.dsn()
 	if err != nil {
@@ -84,9 +87,11 @@ func Open(ctx context.Context, s Settings) (_ *DB, err error) {
 	cfg.MaxConnLifetimeJitter = 5 * time.Minute
 	cfg.HealthCheckPeriod = 15 * time.Second
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
-	for name, value := range session {
-		if _, set := cfg.ConnConfig.RuntimeParams[name]; !set {
-			cfg.ConnConfig.RuntimeParams[name] = value
+	for _, params := range append([]Session{session}, more...) {
+		for name, value := range params {
+			if _, set := cfg.ConnConfig.RuntimeParams[name]; !set {
+				cfg.ConnConfig.RuntimeParams[name] = value
+			}
 		}
 	}
 	pool, err := pgxpool.ConnectConfig(ctx, cfg)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"enkeyserver/internal/database"
 	"enkeyserver/internal/exposure"
 	"enkeyserver/internal/exposure/entest"
 	"enkeyserver/internal/store"
@@ -68,6 +69,11 @@ func BenchmarkAddUpload(b *testing.B) {
 	l := newLedger(b)
 	l.arrive(*speedKeys)
 	l.seal()
+	db, err := store.OpenForUploads(b.Context(), database.Settings{URL: l.url, PoolMax: 10})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
 	var n atomic.Int64
 	n.Store(1_000_000_000)
 	b.SetParallelism(4)
@@ -81,7 +87,7 @@ func BenchmarkAddUpload(b *testing.B) {
 			for day := range 14 {
 				up.Keys = append(up.Keys, entest.Exposure(first+day, l.now, func(e *exposure.Exposure) { e.Start -= exposure.Interval(144 * day) }))
 			}
-			if _, err := l.AddUpload(b.Context(), l.now, up, entest.Rules().Release); err != nil {
+			if _, err := db.AddUpload(b.Context(), l.now, up, entest.Rules().Release); err != nil {
 				b.Error(err)
 			}
 		}

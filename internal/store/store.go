@@ -14,8 +14,19 @@ import (
 type DB struct{ *database.DB }
 
 // Open makes the pool; see database.Open.
-func Open(ctx context.Context, s database.Settings) (*DB, error) {
-	pool, err := database.Open(ctx, s)
+func Open(ctx context.Context, s database.Settings) (*DB, error) { return open(ctx, s) }
+
+// OpenForUploads makes a pool for a service that stores many small uploads. Its
+// connections plan each statement once and look keys up by index alone. Planned
+// while a partition is empty, a look-up would otherwise be remembered as a scan
+// of the whole partition, and stay one when it has filled; planned each time,
+// it would cost more than all the rest, for every partition is considered.
+func OpenForUploads(ctx context.Context, s database.Settings) (*DB, error) {
+	return open(ctx, s, database.Session{"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"})
+}
+
+func open(ctx context.Context, s database.Settings, session ...database.Session) (*DB, error) {
+	pool, err := database.Open(ctx, s, session...)
 	if err != nil {
 		return nil, err
 	}

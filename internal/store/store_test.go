@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"enkeyserver/internal/database"
 	"enkeyserver/internal/database/dbtest"
 	"enkeyserver/internal/exposure"
 	"enkeyserver/internal/exposure/entest"
@@ -19,6 +20,7 @@ const retention = 16 * 24 * time.Hour
 type ledger struct {
 	*store.DB
 	t       testing.TB
+	url     string
 	now     time.Time
 	uploads uint64
 	options store.SealOptions
@@ -26,8 +28,14 @@ type ledger struct {
 
 func newLedger(t testing.TB) *ledger {
 	t.Helper()
+	url := dbtest.URL(t)
+	db, err := store.Open(t.Context(), database.Settings{URL: url, PoolMax: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
 	l := &ledger{
-		DB: &store.DB{DB: dbtest.New(t)}, t: t, now: entest.Noon(),
+		DB: db, t: t, url: url, now: entest.Noon(),
 		options: store.SealOptions{
 			Period: time.Hour, MinUploads: 1, MaxWait: 24 * time.Hour, Always: true, Retention: retention, MaxRecords: 1000,
 		},
