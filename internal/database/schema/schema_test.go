@@ -259,3 +259,35 @@ func TestAnOlderProgramLeavesANewerSchemaAlone(t *testing.T) {
 		t.Errorf("tables (-want +got):\n%s", diff)
 	}
 }
+
+func TestCommand(t *testing.T) {
+	t.Parallel()
+	url := dbtest.Empty(t)
+	files := steps("CREATE TABLE t1 ()", "CREATE TABLE t2 ()")
+	for _, tc := range []struct {
+		why  string
+		args []string
+		want string // the last line, or the error
+	}{
+		{"an empty database", []string{"version"}, "the schema is at version 0"},
+		{"up is the default", nil, "the schema is at version 2"},
+		{"up again", []string{"up"}, "the schema is at version 2"},
+		{"down does not guess how far", []string{"down"}, "usage: migrate [up | down N | version]"},
+		{"down by a word", []string{"down", "all"}, "down N: N must be a number of steps"},
+		{"down by one", []string{"down", "1"}, "the schema is at version 1"},
+		{"down by less than one", []string{"down", "-1"}, "schema.Down(-1): the number of steps must be 1 or more"},
+		{"a word that is none", []string{"force"}, "usage: migrate [up | down N | version]"},
+		{"too many words", []string{"up", "up"}, "usage: migrate [up | down N | version]"},
+	} {
+		var out bytes.Buffer
+		err := schema.Command(t.Context(), database.Settings{URL: url}, files, &out, tc.args)
+		lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+		got := lines[len(lines)-1]
+		if err != nil {
+			got = err.Error()
+		}
+		if got != tc.want {
+			t.Errorf("%s: got %q, want %q", tc.why, got, tc.want)
+		}
+	}
+}
