@@ -48,6 +48,13 @@ func answering(t *testing.T, answers ...http.HandlerFunc) *counter {
 	return c
 }
 
+// received gives the requests so far.
+func (c *counter) received() (bodies [][]byte, headers []http.Header) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.bodies), slices.Clone(c.headers)
+}
+
 func answer(status int, text string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(status)
@@ -133,11 +140,12 @@ func TestSend(t *testing.T) {
 			if (err != nil) != (tc.status == 0) {
 				t.Errorf("error %v", err)
 			}
-			if a.Status != tc.status || len(server.bodies) != tc.tries || p.Token() != tc.token {
+			bodies, _ := server.received()
+			if a.Status != tc.status || len(bodies) != tc.tries || p.Token() != tc.token {
 				t.Errorf("status %d after %d tries, token %q; want %d, %d, %q",
-					a.Status, len(server.bodies), p.Token(), tc.status, tc.tries, tc.token)
+					a.Status, len(bodies), p.Token(), tc.status, tc.tries, tc.token)
 			}
-			for _, body := range server.bodies {
+			for _, body := range bodies {
 				if string(body) != string(up.Body) {
 					t.Error("a retry was another body")
 				}
@@ -160,7 +168,8 @@ func TestNewestTokenIsSent(t *testing.T) {
 		}
 	}
 	var got []string
-	for _, body := range server.bodies {
+	bodies, _ := server.received()
+	for _, body := range bodies {
 		var r struct{ RevisionToken string }
 		if err := json.Unmarshal(body, &r); err != nil {
 			t.Fatal(err)
@@ -180,10 +189,11 @@ func TestChaff(t *testing.T) {
 	if err != nil || a.Status != 200 {
 		t.Fatalf("status %d, error %v", a.Status, err)
 	}
-	if got := server.headers[0].Get("X-Chaff"); got == "" {
+	bodies, headers := server.received()
+	if got := headers[0].Get("X-Chaff"); got == "" {
 		t.Error("chaff has no X-Chaff header")
 	}
-	if n := len(server.bodies[0]); n < 5000 {
+	if n := len(bodies[0]); n < 5000 {
 		t.Errorf("chaff has %d bytes, want at least 5000 like real uploads", n)
 	}
 	if p.Token() != "" {
