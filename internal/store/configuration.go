@@ -224,7 +224,7 @@ func readExportConfigs(ctx context.Context, tx database.Tx) (all []ExportConfig,
 		         (
 		             x.last_epoch IS NOT NULL AND x.cut_at < x.valid_thru   -- its last batch is not cut
 		             OR EXISTS (SELECT FROM export_batch b WHERE b.export_id = x.export_id AND b.done_at IS NULL)
-		             OR EXISTS (SELECT FROM export_file f WHERE f.export_id = x.export_id AND f.deleted_at IS NULL)
+		             OR EXISTS (SELECT FROM export_file f WHERE f.export_id = x.export_id)
 		             OR x.written_sequence < x.index_sequence
 		         ) AS unfinished
 		FROM     export x

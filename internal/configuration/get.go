@@ -1,0 +1,84 @@
+package configuration
+
+import (
+	"bytes"
+	"encoding/json"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"enkeyserver/internal/store"
+)
+
+// FileOf is the file that says what a configuration says. Exports that have
+// ended at now are left out: to the operator they are removed.
+func FileOf(c store.Configuration, now time.Time) File {
+	f := File{
+		HealthAuthorities: []HealthAuthority{}, AuthorizedApps: []AuthorizedApp{},
+		SigningKeys: []SigningKey{}, Exports: []Export{},
+	}
+	for _, a := range c.Authorities {
+		f.HealthAuthorities = append(f.HealthAuthorities, HealthAuthority{
+			Issuer: a.Issuer, Audience: a.Audience, Name: a.Name, Keys: publicKeysOf(a.Keys), JWKSURI: a.JWKSURI, StatsAPI: a.StatsAPI,
+		})
+	}
+	for _, a := range c.Apps {
+		f.AuthorizedApps = append(f.AuthorizedApps, AuthorizedApp{
+			ID: a.AppID, Regions: a.Regions, HealthAuthorities: a.Authorities,
+			SkipCertificate: a.SkipCertificate, SkipRevisionToken: a.SkipRevisionToken,
+		})
+	}
+	for _, k := range c.SigningKeys {
+		f.SigningKeys = append(f.SigningKeys, SigningKey{
+			Name: k.Name, Key: k.KeyURL, ID: k.KeyID, Version: k.KeyVersion, From: optional(k.From), Thru: optional(k.Thru),
+		})
+	}
+	for _, x := range c.Exports {
+		if x.Thru.IsZero() || x.Thru.After(now) {
+			f.Exports = append(f.Exports, exportOf(x))
+		}
+	}
+	return f
+}
+
+func publicKeysOf(list []store.AuthorityKeyConfig) []PublicKey {
+	keys := []PublicKey{}
+	for _, k := range list {
+		keys = append(keys, PublicKey{ID: k.Version, PublicKey: k.PublicKey, From: optional(k.From), Thru: optional(k.Thru)})
+	}
+	return keys
+}
+
+func exportOf(x store.ExportConfig) Export {
+	return Export{
+		Name: x.Name, Bucket: x.Bucket, Root: x.Root, Region: x.Region,
+		InputRegions: x.InputRegions, ExcludeRegions: x.ExcludeRegions, Travelers: string(x.Travelers),
+		Period: Duration(x.Period), From: optional(x.From), Thru: optional(x.Thru),
+		Backfill: x.Backfill, SigningKeys: x.SigningKeys, MaxRecords: x.MaxRecords,
+	}
+}
+
+func optional(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// YAML is the file's text.
+func (f File) YAML() ([]byte, error) {
+	var b bytes.Buffer
+	e := yaml.NewEncoder(&b)
+	e.SetIndent(2)
+	if err := e.Encode(f); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), e.Close()
+}
+
+// JSON is the file's text in JSON, which is YAML too.
+func (f File) JSON() ([]byte, error) {
+	text, err := json.MarshalIndent(f, "", "  ")
+	return append(text, '\n'), err
+}
