@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"hash/crc32"
 	"iter"
 	mathrand "math/rand/v2"
 	"slices"
@@ -237,6 +238,31 @@ func zipOf(t *testing.T, method uint16, namesAndContents ...any) []byte {
 	}
 	if err := z.Close(); err != nil {
 		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// storedZip has both members stored, with their sizes in the local headers.
+func storedZip(bin, sig []byte) []byte {
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	for _, m := range []struct {
+		name    string
+		content []byte
+	}{{"export.bin", bin}, {"export.sig", sig}} {
+		w, err := z.CreateRaw(&zip.FileHeader{
+			Name: m.name, CRC32: crc32.ChecksumIEEE(m.content),
+			CompressedSize64: uint64(len(m.content)), UncompressedSize64: uint64(len(m.content)),
+		})
+		if err != nil {
+			panic(err) // a buffer takes everything
+		}
+		if _, err := w.Write(m.content); err != nil {
+			panic(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		panic(err)
 	}
 	return b.Bytes()
 }

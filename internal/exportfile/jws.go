@@ -9,6 +9,7 @@ import (
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
+	"io"
 	"math/big"
 
 	"enkeyserver/internal/errs"
@@ -159,6 +160,9 @@ func (s jwsSignature) header() (h jwsHeader, err error) {
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&h); err != nil {
 		return h, errs.From(err, errs.KindInvalid, ruleMessage, "a protected header has alg and kid, and nothing else")
+	}
+	if _, err := decoder.Token(); err != io.EOF {
+		return h, errs.Invalid(ruleMessage, "a protected header has something behind its end")
 	}
 	if h.Algorithm != es256 {
 		return h, errs.Invalid(ruleSignatureAlgo, "the algorithm of an index signature is %s", es256)
