@@ -33,7 +33,7 @@ var floors = [][]string{
 	{"store", "exportfile", "certificate", "app"},
 	{"revision", "job", "listing"},
 	{"publish", "export", "cleanup", "configuration", "phone"},
-	{"system"},
+	{"operator", "system"},
 }
 
 // outside lists libraries, and packages of Go's own, that only the named
@@ -148,7 +148,7 @@ func downwards(from goPackage, to string) string {
 		return fmt.Sprintf("imports %s: a program is nobody's library", to)
 	}
 	a, b := folder(from.ImportPath), folder(to)
-	if a == "" || b == "" || a == b || floor(b) < floor(a) {
+	if floor(a) == 0 || b == "" || a == b || floor(b) < floor(a) {
 		return "" // programs and scripts stand above all floors
 	}
 	return fmt.Sprintf("(floor %d) imports %s (floor %d): move what they share down, or pass it in from cmd", floor(a), b, floor(b))
