@@ -81,7 +81,11 @@ func (f fileFlags) read(s *Session, args []string) (store.Configuration, error) 
 		if err != nil {
 			return store.Configuration{}, err
 		}
-		return configuration.Parse(text, ".")
+		c, err := configuration.Parse(text, ".")
+		if err != nil {
+			return c, fmt.Errorf("the standard input cannot be applied: %w", err)
+		}
+		return c, nil
 	}
 	return configuration.Read(*f.file)
 }

@@ -141,7 +141,7 @@ func (c command) usage(w io.Writer, s *Session) {
 	c.build(flags, s)
 	fmt.Fprintf(w, "usage: enctl %s [flags] %s\n\n%s\n", c.name, c.args, c.short)
 	if c.help != "" {
-		fmt.Fprintf(w, "\n%s\n", strings.TrimSpace(c.help))
+		fmt.Fprintf(w, "\n%s\n", strings.Trim(c.help, "\n"))
 	}
 	fmt.Fprintln(w, "\nflags:")
 	flags.PrintDefaults()

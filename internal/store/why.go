@@ -99,7 +99,7 @@ type traceRow struct {
 	Origin        int
 	DueAt         *time.Time
 	Epoch         int
-	SealedAt      *pgtime
+	SealedAt      pgtime
 	Padding       bool
 }
 
@@ -117,8 +117,8 @@ func (r traceRow) event(key exposure.Key) *TraceEvent {
 	if r.DueAt != nil {
 		e.DueAt = r.DueAt.UTC()
 	}
-	if r.SealedAt != nil {
-		e.SealedAt = r.SealedAt.Time
+	if r.Epoch != 0 {
+		e.SealedAt = r.SealedAt.bound()
 	}
 	return &e
 }
@@ -149,7 +149,7 @@ func (t *Trace) readWaiting(ctx context.Context, tx database.Tx, key exposure.Ke
 func (t *Trace) readSealed(ctx context.Context, tx database.Tx, key exposure.Key) error {
 	for row, err := range database.Each[traceRow](ctx, tx, `
 		SELECT    e.event, e.start_interval, e.period, e.risk, e.report, e.onset, e.traveler, e.regions, e.origin, e.epoch, e.padding,
-		          p.sealed_at
+		          coalesce(p.sealed_at, '-infinity') AS sealed_at
 		FROM      exposure e
 		LEFT JOIN epoch p USING (epoch)
 		WHERE     e.key = $1`, key[:]) {
@@ -184,11 +184,12 @@ func (t *Trace) readExports(ctx context.Context, tx database.Tx) error {
 		Seconds                      float64
 		ValidFrom, ValidThru         pgtime
 		LastEpoch                    *int
-		CutAt                        *pgtime
+		CutAt                        pgtime
 	}
 	rows, err := database.All[row](ctx, tx, `
 		SELECT   export_id, name, bucket, root, input_regions, exclude_regions, travelers,
-		         extract(epoch FROM period)::float8 AS seconds, valid_from, valid_thru, last_epoch, cut_at
+		         extract(epoch FROM period)::float8 AS seconds, valid_from, valid_thru, last_epoch,
+		         coalesce(cut_at, '-infinity') AS cut_at
 		FROM     export
 		ORDER BY name`)
 	if err != nil {
