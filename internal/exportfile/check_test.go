@@ -216,6 +216,17 @@ func TestCheckMessage(t *testing.T) {
 		{"an unknown field of the signatures", func(d *draft) {
 			d.sign = func(l *exportpb.TEKSignatureList) { l.ProtoReflect().SetUnknown([]byte{9 << 3, 1}) }
 		}, "unknown_field"},
+		{"signatures that are cut off", func(d *draft) {
+			d.sign = func(l *exportpb.TEKSignatureList) { l.ProtoReflect().SetUnknown([]byte{0x80}) }
+		}, "message"},
+		{"a signature that is a number", func(d *draft) {
+			d.sign = func(l *exportpb.TEKSignatureList) { l.ProtoReflect().SetUnknown([]byte{1 << 3, 1}) }
+		}, "message"},
+		{"a second signature in a signature", func(d *draft) {
+			d.sign = func(l *exportpb.TEKSignatureList) {
+				l.Signatures[0].ProtoReflect().SetUnknown([]byte{4<<3 | 2, 1, 0})
+			}
+		}, "message"},
 		{"a second region", func(d *draft) { d.tail = []byte("\x1a\x02CA") }, "message"},
 		{"a second key in a key", func(d *draft) {
 			one := append([]byte{1<<3 | 2, 16}, make([]byte, 16)...)
@@ -341,6 +352,9 @@ func TestCheckZip(t *testing.T) {
 		{"methods that differ", at(deflated, func(b []byte) { b[8] = 0 }), "zip"},
 		{"local header that is none", at(deflated, func(b []byte) { b[0] = 'X' }), "zip"},
 		{"sizes before and behind", at(deflated, func(b []byte) { b[18] = 1 }), "zip"},
+		{"a second member that is none", at(deflated, func(b []byte) { b[secondOf(b, dir)] = 'X' }), "zip"},
+		{"a size behind that differs, without its magic", bare(deflated, dir, end, func(b []byte) { b[3]++ }), "zip"},
+		{"sizes behind, without their magic", bare(deflated, dir, end, func([]byte) {}), ""},
 		{"a size that differs", at(stored, func(b []byte) { b[18]++ }), "zip"},
 		{"two sizes of what is stored", at(stored, func(b []byte) { directoryOf(b)[24]++ }), "zip"},
 		{"a CRC that differs from the directory's", at(stored, func(b []byte) { b[14]++ }), "zip"},
@@ -472,6 +486,17 @@ func between(file []byte, dir, end int) []byte {
 	return out
 }
 
+// bare has the descriptor of its first member without the magic, which is
+// optional; edit is given it.
+func bare(file []byte, dir, end int, edit func([]byte)) []byte {
+	second := secondOf(file, dir)
+	out := slices.Concat(file[:second-16], file[second-12:])
+	binary.LittleEndian.PutUint32(out[dir-4+46+len("export.bin")+42:], uint32(second-4))
+	binary.LittleEndian.PutUint32(out[end-4+16:], uint32(dir-4))
+	edit(out[second-16:])
+	return out
+}
+
 // sparse is a reader that says it is as large as it likes.
 type sparse struct{}
 
@@ -481,6 +506,13 @@ func TestCheckRefusesHugeFiles(t *testing.T) {
 	t.Parallel()
 	_, err := exportfile.Check(sparse{}, 1<<40, nil, now)
 	checkBroken(t, err, "size")
+}
+
+// A file may shrink between its stat and its reading.
+func TestCheckRefusesShrunkenFiles(t *testing.T) {
+	t.Parallel()
+	_, err := exportfile.Check(bytes.NewReader(nil), 1000, nil, now)
+	checkBroken(t, err, "zip")
 }
 
 // brokenReader is a disk that fails, which says nothing about the file on it.
@@ -553,7 +585,7 @@ func TestCheckReadsFiles(t *testing.T) {
 // What Check and Write hold grows with the keys by 8 bytes each and no more.
 // Not parallel: it measures.
 func TestMemory(t *testing.T) { //nolint:paralleltest // other tests allocate
-	const n = 100_000
+	const n = 50_000
 	s, trusted := signer(t, "310", "v1")
 	keys := exposures(1, n)
 	file, _ := write(t, []exportfile.Signer{s}, keys, nil)

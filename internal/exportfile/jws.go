@@ -2,9 +2,7 @@ package exportfile
 
 import (
 	"bytes"
-
 	"crypto/ecdsa"
-
 	"crypto/sha256"
 	"encoding/asn1"
 	"encoding/base64"

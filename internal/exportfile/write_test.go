@@ -330,7 +330,7 @@ func (w *brokenWriter) Write(p []byte) (int, error) {
 func TestWriteFails(t *testing.T) {
 	t.Parallel()
 	s, _ := signer(t, "310", "v1")
-	keys := exposures(1, 20_000)
+	keys := exposures(1, 4000)
 	file, _ := write(t, []exportfile.Signer{s}, keys, nil)
 	for _, left := range []int{0, 1, 40, 5000, len(file) / 2, len(file) - 300, len(file) - 100, len(file) - 30} {
 		_, err := exportfile.Write(t.Context(), &brokenWriter{left}, meta, []exportfile.Signer{s}, seq(keys), seq(nil))
