@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"enkeyserver/internal/errs"
+	"enkeyserver/internal/exposure"
 	"enkeyserver/internal/listing"
 	"enkeyserver/internal/store"
 )
@@ -22,10 +23,6 @@ type Settings struct {
 }
 
 const (
-	// keptAfterTTL is how much longer than the TTL the keys of a day are kept
-	// after the day's end. The export batcher counts the same.
-	keptAfterTTL = 48 * time.Hour
-
 	// leastTTL leaves phones that were switched off for a week something to
 	// catch up with.
 	leastTTL = 240 * time.Hour
@@ -86,7 +83,7 @@ type Forgotten struct {
 func (s *Service) Exposures(ctx context.Context) (_ any, err error) {
 	defer errs.Wrap(&err, "cleanup.Exposures")
 	now := s.now()
-	before := now.Add(-s.settings.TTL - keptAfterTTL)
+	before := now.Add(-s.settings.TTL - exposure.RetentionMargin)
 	var f Forgotten
 	var daysErr, uploadsErr, batchesErr error
 	f.Days, daysErr = s.store.DropPartitions(ctx, before)

@@ -10,13 +10,9 @@ import (
 	"time"
 
 	"enkeyserver/internal/errs"
+	"enkeyserver/internal/exposure"
 	"enkeyserver/internal/store"
 )
-
-// keptAfterTTL is how much longer than CLEANUP_TTL the keys of a day are kept
-// after the day's end: what an export published late must still be readable
-// for a worker. The cleanup service counts the same.
-const keptAfterTTL = 48 * time.Hour
 
 // BatcherSettings are those of the export batcher.
 type BatcherSettings struct {
@@ -79,7 +75,7 @@ type Cut struct {
 func (b *Batcher) Run(ctx context.Context) (_ any, err error) {
 	defer errs.Wrap(&err, "export.Batcher")
 	now := b.now()
-	kept := b.settings.TTL + keptAfterTTL
+	kept := b.settings.TTL + exposure.RetentionMargin
 	made, err := b.store.EnsurePartitions(ctx, now, kept)
 	if err != nil {
 		return nil, err
