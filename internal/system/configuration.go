@@ -38,13 +38,14 @@ func (s *System) Apply(ctx context.Context, exports ...configuration.Export) (er
 	if err != nil {
 		return err
 	}
-	file := filepath.Join(s.Folder, "en.yaml")
-	if err := os.WriteFile(file, text, 0o600); err != nil {
+	if err := os.WriteFile(s.configurationFile(), text, 0o600); err != nil {
 		return err
 	}
-	_, err = s.Run(ctx, "enctl", "apply", "-f", file)
+	_, err = s.Run(ctx, "enctl", "apply", "-f", s.configurationFile())
 	return err
 }
+
+func (s *System) configurationFile() string { return filepath.Join(s.Folder, "en.yaml") }
 
 func (s *System) configuration(exports []configuration.Export) configuration.File {
 	trusted := []string{issuer}

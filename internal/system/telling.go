@@ -102,6 +102,9 @@ func (st *story) expectWarned(ctx context.Context, ill ...*phone.Phone) error {
 	if len(ill) > 0 {
 		st.counts.Withdrawn = max(st.counts.Withdrawn, withdrawn)
 	}
+	if len(ill) == 0 {
+		return st.expect(true, "no phone remembers a warning")
+	}
 	return st.expect(true, "%d phones are warned, %d are not: exactly those who met %s", len(want), len(st.crowd)-len(want), names(ill))
 }
 
@@ -116,9 +119,6 @@ func names(people []*phone.Phone) string {
 			text += ", "
 		}
 		text += p.Name
-	}
-	if text == "" {
-		return "nobody"
 	}
 	return text
 }
@@ -158,7 +158,7 @@ func (st *story) later(ctx context.Context, d time.Duration) error {
 	if err := st.Up(ctx); err != nil {
 		return err
 	}
-	fmt.Fprintf(st.out, "    ..  %s: it is %s\n", d.Round(time.Hour), st.Now().Format("Mon 2 Jan 15:04"))
+	fmt.Fprintf(st.out, "    ..  it is %s now\n", st.Now().Format("Mon 2 Jan 15:04"))
 	return nil
 }
 
