@@ -26,7 +26,7 @@ demo: ## show the whole of it on this machine, from an upload to a matched phone
 .PHONY: run
 run: ## run all services here, over a private PostgreSQL, until Ctrl-C
 	@scripts/postgres >/dev/null
-	go run ./scripts/demo -run
+	go run ./scripts/run
 
 .PHONY: setup
 setup: ## install what check and test need and this machine lacks (Debian)
