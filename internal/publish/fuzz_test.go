@@ -31,6 +31,8 @@ func FuzzPublishJSON(f *testing.F) {
 	f.Add([]byte(`{"temporaryExposureKeys":[{"key":"","rollingStartNumber":-2147483648,"rollingPeriod":2147483647}],"healthauthorityid":"` + appID + `"}`))
 
 	f.Fuzz(func(t *testing.T, body []byte) {
+		d := *d
+		d.t = t
 		for _, path := range []string{"/v1/publish", "/", "/v1/stats"} {
 			r := httptest.NewRequest(http.MethodPost, path, bytes.NewReader(body))
 			r.Header.Set("Content-Type", "application/json")
