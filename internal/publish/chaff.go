@@ -85,8 +85,8 @@ const fewest = 16
 func (r *reservoir) draw() sample {
 	seen := min(r.seen.Load(), uint64(len(r.ring)))
 	i := rand.Uint64N(max(seen, fewest))
-	if real := r.ring[i].Load(); real != nil {
-		return *real
+	if remembered := r.ring[i].Load(); remembered != nil {
+		return *remembered
 	}
 	return assumed()
 }

@@ -47,7 +47,7 @@ type reader func(w http.ResponseWriter, r *http.Request) (apiv1.Publish, error)
 // else: whatever is wrong with it, and even during maintenance, its answer is
 // 200, because after an error phones stop sending it.
 func (s *Service) uploads(read reader) http.Handler {
-	real := web.Maintenance(s.maintenance, web.Methods(s.upload(read), http.MethodPost))
+	genuine := web.Maintenance(s.maintenance, web.Methods(s.upload(read), http.MethodPost))
 	return s.responder().Wrap(func(w http.ResponseWriter, r *http.Request) error {
 		body := s.receive(r)
 		if _, marked := r.Header[apiv1.HeaderChaff]; marked {
@@ -55,7 +55,7 @@ func (s *Service) uploads(read reader) http.Handler {
 			return s.chaff(w, r, body.at)
 		}
 		defer s.buffers.Put(body.buffer)
-		return real(w, r)
+		return genuine(w, r)
 	})
 }
 
