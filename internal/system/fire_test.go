@@ -59,6 +59,7 @@ func TestFire(t *testing.T) {
 	f.burn(ctx)
 	f.drain(t.Context())
 	f.report()
+	f.checkOutput()
 	f.check(t.Context())
 }
 
@@ -395,6 +396,19 @@ func (f *fire) drain(ctx context.Context) {
 	}
 }
 
+// checkOutput looks for what no service may ever say.
+func (f *fire) checkOutput() {
+	output, err := f.Output()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, word := range []string{"DATA RACE", "panic", "goroutine "} {
+		if i := bytes.Index(output, []byte(word)); i >= 0 {
+			f.t.Errorf("a service printed %q:\n%s", word, output[max(0, i-200):min(len(output), i+3000)])
+		}
+	}
+}
+
 func (f *fire) report() {
 	f.t.Logf("%d uploads of %d keys, %d revised; %d answers lost, %d requests broken off, %d met a dead instance",
 		f.ledger.uploads, len(f.ledger.entries), f.ledger.revised, f.front.lost.Load(), f.front.broken.Load(), f.front.failures.Load())
@@ -463,14 +477,15 @@ func (w *watch) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(listed) < len(w.seen) || !slices.Equal(listed[:len(w.seen)], w.seen) {
-		return fmt.Errorf("it listed %d files and now %d, which do not begin with those", len(w.seen), len(listed))
+	seen := w.seen
+	w.seen = listed
+	if len(listed) < len(seen) || !slices.Equal(listed[:len(seen)], seen) {
+		return fmt.Errorf("it listed %d files and now %d, which do not begin with those", len(seen), len(listed))
 	}
-	for _, name := range listed[len(w.seen):] {
+	for _, name := range listed[len(seen):] {
 		if _, err := w.feed.Download(ctx, name, w.sys.Now()); err != nil {
 			return err
 		}
 	}
-	w.seen = listed
 	return nil
 }

@@ -120,13 +120,16 @@ func (s *System) build(ctx context.Context) error {
 	return err
 }
 
-// Build compiles all services into a folder. Flags go to "go build".
+// Build compiles all services into a folder. Flags go to "go build"; without any
+// the programs are as they are released.
 func Build(ctx context.Context, folder string, flags ...string) (err error) {
 	defer errs.Wrap(&err, "Build")
 	args := append([]string{"build"}, flags...)
 	args = append(args, "-o", folder+string(filepath.Separator), "enkeyserver/cmd/...")
 	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if len(flags) == 0 {
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
 	}

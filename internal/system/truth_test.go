@@ -65,7 +65,12 @@ func (f *fire) check(ctx context.Context) {
 	tr.checkPromises()
 	tr.checkWholeUploads()
 	tr.checkEmbargo()
-	for root := range tr.published {
+	for root, published := range tr.published {
+		keys, revised := 0, 0
+		for _, file := range published.Files {
+			keys, revised = keys+len(file.Keys), revised+len(file.Revised)
+		}
+		f.t.Logf("export %s: %d files, %d keys, %d revised", root, len(published.Files), keys, revised)
 		tr.checkTiles(root)
 		tr.checkReach(root, f.ended)
 		tr.checkExport(root)
