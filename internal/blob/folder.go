@@ -196,7 +196,7 @@ func (f *Folder) names(prefix string) ([]string, error) {
 	var names []string
 	err := filepath.WalkDir(f.path(from), func(path string, d fs.DirEntry, err error) error {
 		if isAbsent(err) {
-			return nil
+			return nil //nolint:nilerr // nothing there is nothing to list
 		}
 		if err != nil {
 			return err
