@@ -3,6 +3,7 @@ package publish_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
