@@ -190,13 +190,13 @@ func (f *Folder) names(prefix string) ([]string, error) {
 	if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
 		from = prefix[:i]
 	}
-	if from != "." && CheckName(from) != nil {
+	if from != "." && !isName(from) {
 		return nil, nil // no object can have such a name
 	}
 	var names []string
 	err := filepath.WalkDir(f.path(from), func(path string, d fs.DirEntry, err error) error {
 		if isAbsent(err) {
-			return nil //nolint:nilerr // nothing there is nothing to list
+			return nil
 		}
 		if err != nil {
 			return err
