@@ -377,37 +377,53 @@ func (s *sealing) wholeRange(x exportRow) stretch {
 	return stretch{*x.LastEpoch + 1, s.head.LastEpoch, firstInterval, lastInterval, x.filter()}
 }
 
+// dueExport is an export of which a batch is to be cut.
+type dueExport struct {
+	exportRow
+	counts  []tally
+	counted bool
+	padding int // how much padding this run had made when it was counted
+}
+
 // cut cuts the batches that are due: padding first, for all of them, since a
 // padding key of one export belongs to every other that covers it.
 func (s *sealing) cut(ctx context.Context) error {
-	var due []exportRow
+	var due []*dueExport
 	for _, x := range s.exports {
 		if x.due(s.now, s.Always) {
-			due = append(due, x)
+			due = append(due, &dueExport{exportRow: x})
 		}
 	}
-	counts := make([][]tally, len(due))
-	for i, x := range due {
-		var err error
-		if counts[i], err = s.tally(ctx, s.wholeRange(x)); err != nil {
-			return err
-		}
-		if err := s.pad(ctx, x, counts[i]); err != nil {
-			return err
-		}
-	}
-	for i, x := range due {
-		if s.result.Padding > 0 {
-			var err error
-			if counts[i], err = s.tally(ctx, s.wholeRange(x)); err != nil {
+	for _, kind := range s.fillings() {
+		for _, x := range due {
+			if err := s.count(ctx, x); err != nil {
+				return err
+			}
+			if err := s.pad(ctx, x.exportRow, x.counts, kind); err != nil {
 				return err
 			}
 		}
-		if err := s.cutExport(ctx, x, counts[i]); err != nil {
+	}
+	for _, x := range due {
+		if err := s.count(ctx, x); err != nil {
+			return err
+		}
+		if err := s.cutExport(ctx, x.exportRow, x.counts); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// count tallies what an export publishes, unless nothing has come to it since
+// it was counted.
+func (s *sealing) count(ctx context.Context, x *dueExport) (err error) {
+	if x.counted && x.padding == s.result.Padding {
+		return nil
+	}
+	x.counts, err = s.tally(ctx, s.wholeRange(x.exportRow))
+	x.counted, x.padding = true, s.result.Padding
+	return err
 }
 
 // cutExport freezes a batch of everything that the export has not published
