@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgconn"
 	"github.com/jackc/pgx/v4"
 	"github.com/jackc/pgx/v4/pgxpool"
 
@@ -57,8 +58,8 @@ type Added struct {
 type Embargo func(e exposure.Exposure) time.Time
 
 // uploadAttempts bounds how often an upload starts over because its keys moved
-// under it. Each time means that a seal, or another upload of the same keys,
-// committed in between.
+// under it, or the schema did. Each time means that a seal, another upload of
+// the same keys, or a migration committed in between.
 const uploadAttempts = 4
 
 var errMoved = errors.New("keys were sealed or revised meanwhile")
@@ -86,7 +87,7 @@ func (db *DB) AddUpload(ctx context.Context, now time.Time, up Upload, embargo E
 			return added, nil
 		}
 		rollback(conn)
-		if !errors.Is(err, errMoved) {
+		if !errors.Is(err, errMoved) && !forgetOutdated(ctx, conn, err) {
 			return Added{}, err
 		}
 	}
@@ -388,4 +389,15 @@ func rollback(conn *pgxpool.Conn) {
 	if conn.Conn().PgConn().TxStatus() != 'I' {
 		_, _ = conn.Exec(ctx, `ROLLBACK`)
 	}
+}
+
+// forgetOutdated makes a connection prepare its statements anew if an error says
+// that a migration has changed what they give. The driver does not see that of
+// statements which it sends in one trip, and the connection would refuse every
+// upload for as long as it lives.
+func forgetOutdated(ctx context.Context, conn *pgxpool.Conn, err error) bool {
+	const featureNotSupported = "0A000" // "cached plan must not change result type"
+	failed, ok := errors.AsType[*pgconn.PgError](err)
+	statements := conn.Conn().StatementCache()
+	return ok && failed.Code == featureNotSupported && statements != nil && statements.Clear(ctx) == nil
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
 
+	"enkeyserver/internal/database"
 	"enkeyserver/internal/errs"
 	"enkeyserver/internal/exposure"
 	"enkeyserver/internal/exposure/entest"
@@ -216,5 +217,28 @@ func TestStatistics(t *testing.T) {
 	}
 	if got := l.count(`SELECT count(*) FROM upload_fact`); got != 0 {
 		t.Errorf("%d facts are left after sealing, want none", got)
+	}
+}
+
+// Code runs before and after each migration: a statement that was prepared
+// before must not refuse uploads for as long as its connection lives.
+func TestAddUploadAfterAMigration(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	db, err := store.OpenForUploads(t.Context(), database.Settings{URL: l.url, PoolMax: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for i, change := range []string{
+		`SELECT`,
+		`ALTER TABLE arrival ALTER COLUMN origin TYPE bigint`,
+		`ALTER TABLE exposure ALTER COLUMN origin TYPE bigint`,
+	} {
+		l.exec(change)
+		up := l.upload(entest.Exposures(10*i, 3, l.now))
+		if got, err := db.AddUpload(t.Context(), l.now, up, entest.Rules().Release); err != nil || got.Inserted != 3 {
+			t.Errorf("after %s: got %+v, %v, want 3 keys inserted", change, got, err)
+		}
 	}
 }
