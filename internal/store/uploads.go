@@ -238,27 +238,29 @@ func readEvents(results pgx.BatchResults) ([]event, error) {
 }
 
 // assemble joins the events of each key to what is known of it, and reports
-// errMoved when a key is neither new nor found.
+// errMoved when a key is neither new nor found. What is in the log, under the
+// start that was sent, is the key; the same bytes that wait under another start
+// will be discarded.
 func (f *found) assemble(uploaded []exposure.Exposure, inserted map[exposure.Key]bool, events []event) error {
-	known := map[exposure.Key]*exposure.Known{}
+	known := map[exposure.Key]*event{}
 	for _, e := range events {
-		if e.kind != 0 {
+		if old := known[e.Key]; e.kind != 0 || old != nil && old.sealed {
 			continue
 		}
-		known[e.Key] = &e.Known
+		known[e.Key] = &e
 		if e.sealed && inserted[e.Key] {
 			f.superfluous = append(f.superfluous, e.Key[:])
 		}
 	}
 	for _, e := range events {
-		if k := known[e.Key]; k != nil && e.kind == 1 {
+		if k := known[e.Key]; k != nil && e.kind == 1 && e.Start == k.Start {
 			k.Revised = e.Report
 		}
 	}
 	for _, up := range uploaded {
 		k := known[up.Key]
 		if k != nil {
-			f.known = append(f.known, *k)
+			f.known = append(f.known, k.Known)
 		}
 		if k == nil && !inserted[up.Key] && up.Report != exposure.Revoked {
 			return errMoved

@@ -242,3 +242,27 @@ func TestAddUploadAfterAMigration(t *testing.T) {
 		}
 	}
 }
+
+// Who has a certificate and knows a published key may upload it under another
+// start, and even revise that. It will be discarded; until then it must not
+// make the owner's revision look forbidden for ever.
+func TestAnotherStartDoesNotForbidTheRevision(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	likely := entest.Exposures(1, 1, l.now, report(exposure.Likely))
+	elsewhen := entest.Exposures(1, 1, l.now, report(exposure.Likely), func(e *exposure.Exposure) { e.Start -= 144 })
+	l.add(l.upload(likely))
+	l.seal()
+	l.add(l.upload(elsewhen))
+	l.add(l.upload(entest.Exposures(1, 1, l.now, func(e *exposure.Exposure) { e.Start -= 144 }), withToken(elsewhen)))
+
+	if _, err := l.try(l.upload(entest.Exposures(1, 1, l.now), withToken(likely))); err == nil || errs.KindOf(err) != errs.Internal {
+		t.Errorf("got %v, want to be told to try again", err)
+	}
+	if got := l.seal(); got.Discarded != 2 {
+		t.Errorf("got %+v, want 2 discarded", got)
+	}
+	if got := l.add(l.upload(entest.Exposures(1, 1, l.now), withToken(likely))); got.Revised != 1 {
+		t.Errorf("got %+v, want the revision stored", got)
+	}
+}
