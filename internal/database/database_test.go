@@ -294,7 +294,7 @@ func TestWhatConnectionsAskFor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer db.Close()
+		t.Cleanup(db.Close)
 		for parameter, want := range map[string]string{
 			"lock_timeout":   "2s",
 			"timezone":       "UTC",
