@@ -22,7 +22,7 @@ type settings struct {
 func main() { app.Main(run) }
 
 func run(ctx context.Context, a *app.App, s settings) error {
-	db, err := store.Open(ctx, s.Database)
+	db, err := store.OpenForUploads(ctx, s.Database)
 	if err != nil {
 		return err
 	}

@@ -208,15 +208,18 @@ func (c *checker) place(bucket, root string) {
 	}
 }
 
+// longestPeriod leaves a key time to be published before it is forgotten.
+const longestPeriod = 7 * 24 * time.Hour
+
 func (c *checker) period(period time.Duration) {
-	if period <= 0 || period%time.Second != 0 {
-		c.problem("period must be a whole number of seconds above 0, such as 4h")
+	if period <= 0 || period%time.Second != 0 || period > longestPeriod {
+		c.problem("period must be a whole number of seconds above 0, such as 4h, and at most %s", longestPeriod)
 	}
 }
 
 func (c *checker) maxRecords(n int) {
-	if n < 0 || n > 1<<31-1 {
-		c.problem("maxRecords must be 0 (the server's default) or more")
+	if n < 0 || n > exportfile.MaxKeys {
+		c.problem("maxRecords must be 0 (the server's default) or more, up to %d", exportfile.MaxKeys)
 	}
 }
 

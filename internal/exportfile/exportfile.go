@@ -33,6 +33,10 @@ const (
 // MaxSigners is how many signatures phones accept on a file.
 const MaxSigners = 10
 
+// MaxKeys is how many keys a file may be planned to hold. Check reads 512 MiB,
+// some 15 million keys; a larger file would be made and then refused for ever.
+const MaxKeys = 10_000_000
+
 // Meta is what a file says about itself. The times are whole seconds.
 type Meta struct {
 	Start, End time.Time // identify the file among all of an index

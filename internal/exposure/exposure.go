@@ -172,3 +172,7 @@ const AcceptedAfterEnd = 2 * time.Hour
 // Release is when the key may be handed to anyone: once no phone would still
 // believe somebody who replays it.
 func (e Exposure) Release() time.Time { return e.End().Time().Add(AcceptedAfterEnd) }
+
+// RetentionMargin is how much longer than its time to live a key is kept,
+// counted from the end of its day: a batch that was cut late must still find it.
+const RetentionMargin = 48 * time.Hour

@@ -2,6 +2,9 @@ package phone
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"time"
 
 	"enkeyserver/internal/certificate"
@@ -29,4 +32,12 @@ func (a Authority) certify(mac []byte, d Diagnosis, now time.Time) (string, erro
 		Report:   d.Report,
 		Onset:    d.Onset,
 	})
+}
+
+// Forged is somebody who says that he is this authority, and has a key of his
+// own.
+func (a Authority) Forged() (Authority, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	a.Key = key
+	return a, err
 }

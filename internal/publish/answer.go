@@ -1,29 +1,49 @@
 package publish
 
 import (
+	"encoding/json"
 	"math/rand/v2"
 	"net/http"
+	"strconv"
 
 	"enkeyserver/internal/api/v1"
-	"enkeyserver/internal/web"
 )
 
-// answer sends every answer to an upload: real, chaff or error. Sharing it is
-// what makes them look alike. extra lengthens the padding.
-func (s *Service) answer(w http.ResponseWriter, status int, a apiv1.PublishResponse, extra int) {
+// compose writes an answer to an upload down: real, chaff or error. Sharing it
+// is what makes them look alike. extra lengthens the padding.
+func (s *Service) compose(a apiv1.PublishResponse, extra int) []byte {
 	a.Padding = randomText(s.paddingLength() + extra)
-	w.Header().Set(apiv1.HeaderVersion, apiv1.Version)
-	web.WriteJSON(w, status, a)
+	return encode(a)
 }
 
-// answerStats sends every answer to a request for statistics.
-func (s *Service) answerStats(w http.ResponseWriter, status int, a apiv1.StatsResponse) {
+// composeStats writes an answer to a request for statistics down.
+func (s *Service) composeStats(a apiv1.StatsResponse) []byte {
 	a.Padding = randomText(s.paddingLength())
 	if a.Days == nil {
 		a.Days = []apiv1.StatsDay{}
 	}
-	w.Header().Set(apiv1.HeaderVersion, apiv1.Version)
-	web.WriteJSON(w, status, a)
+	return encode(a)
+}
+
+func encode(v any) []byte {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // texts and numbers never fail
+	}
+	return text
+}
+
+// send answers with what was composed. All that can be done before is done
+// before, so that the moment of an answer is known when its size is.
+func send(w http.ResponseWriter, status int, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set(apiv1.HeaderVersion, apiv1.Version)
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // a client that left is no error of ours
 }
 
 // paddingLength draws a length. Text of a multiple of four characters decodes

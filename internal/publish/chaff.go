@@ -1,8 +1,6 @@
 package publish
 
 import (
-	"encoding/json"
-	"io"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -14,33 +12,22 @@ import (
 )
 
 // chaff answers a request that a phone sent only to hide those of others.
-// Who watches the network must not tell the two apart, so it is read as far as
-// a real one, is answered after the time that a recent real one took, and with
-// an answer of that one's size. It does no work and asks nobody.
-func (s *Service) chaff(w http.ResponseWriter, r *http.Request) error {
-	// A body that breaks off changes nothing: an error would be an answer.
-	_, _ = io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, apiv1.MaxBody))
+// Who watches the network must not tell the two apart, so it is answered after
+// the time that a recent real one took, and with an answer of that one's size.
+// It does no work and asks nobody.
+func (s *Service) chaff(w http.ResponseWriter, r *http.Request, arrived time.Time) error {
 	like := s.recent.draw()
-	if !s.maintenance && !pause(r, min(like.latency, s.settings.chaffMaxLatency())) {
-		return nil
-	}
-	s.answer(w, http.StatusOK, apiv1.PublishResponse{
+	body := s.compose(apiv1.PublishResponse{
 		RevisionToken:     tokenLike(like.token),
 		InsertedExposures: like.inserted,
 	}, like.extra)
-	return nil
-}
-
-// pause waits, unless the phone hangs up. It reports whether it still listens.
-func pause(r *http.Request, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-r.Context().Done():
-		return false
+	if s.maintenance {
+		like.latency = 0 // nobody waits for "come again later"
 	}
+	if s.waiter.until(r.Context(), arrived.Add(min(like.latency, s.settings.chaffMaxLatency())+hold)) {
+		send(w, http.StatusOK, body)
+	}
+	return nil
 }
 
 // sample is how an answer to a real upload looked from outside.
@@ -51,7 +38,7 @@ type sample struct {
 	extra    int // bytes of what chaff has none of: warnings, a code
 }
 
-func sampleOf(latency time.Duration, a apiv1.PublishResponse) sample {
+func sampleOf(a apiv1.PublishResponse, latency time.Duration) sample {
 	return sample{
 		latency:  latency,
 		token:    len(a.RevisionToken),
@@ -66,7 +53,7 @@ func extraOf(a apiv1.PublishResponse) int {
 		return 0
 	}
 	bare := apiv1.PublishResponse{RevisionToken: a.RevisionToken, InsertedExposures: a.InsertedExposures}
-	return size(a) - size(bare)
+	return len(encode(a)) - len(encode(bare))
 }
 
 // tokenLike makes what looks like a revision token of a length; nearly all are
@@ -78,16 +65,11 @@ func tokenLike(length int) string {
 	return randomText(length)
 }
 
-func size(a apiv1.PublishResponse) int {
-	text, _ := json.Marshal(a) // strings and numbers never fail
-	return len(text)
-}
-
 // reservoir remembers the last real answers. Readers and writers never wait
 // for each other. Its zero value is ready.
 type reservoir struct {
 	seen atomic.Uint64
-	ring [256]atomic.Pointer[sample]
+	ring [64]atomic.Pointer[sample]
 }
 
 // add remembers a real answer in place of the oldest.
@@ -103,8 +85,8 @@ const fewest = 16
 func (r *reservoir) draw() sample {
 	seen := min(r.seen.Load(), uint64(len(r.ring)))
 	i := rand.Uint64N(max(seen, fewest))
-	if real := r.ring[i].Load(); real != nil {
-		return *real
+	if remembered := r.ring[i].Load(); remembered != nil {
+		return *remembered
 	}
 	return assumed()
 }

@@ -46,6 +46,7 @@ const (
 // clock.
 type desk struct {
 	t         testing.TB
+	url       string // of the database
 	store     *store.DB
 	service   *publish.Service
 	handler   http.Handler
@@ -70,7 +71,7 @@ func openDesk(t testing.TB, url string, edits ...func(*publish.Settings, *publis
 	}
 	t.Cleanup(db.Close)
 	d := &desk{
-		t: t, store: db, clock: new(atomic.Int64), secret: []byte("0123456789abcdef"),
+		t: t, url: url, store: db, clock: new(atomic.Int64), secret: []byte("0123456789abcdef"),
 		authority: certtest.New(t, issuer, audience),
 	}
 	d.clock.Store(entest.Noon().UnixNano())

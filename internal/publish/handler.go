@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net/http"
@@ -46,21 +47,63 @@ type reader func(w http.ResponseWriter, r *http.Request) (apiv1.Publish, error)
 // else: whatever is wrong with it, and even during maintenance, its answer is
 // 200, because after an error phones stop sending it.
 func (s *Service) uploads(read reader) http.Handler {
-	real := web.Maintenance(s.maintenance, web.Methods(s.upload(read), http.MethodPost))
+	genuine := web.Maintenance(s.maintenance, web.Methods(s.upload(read), http.MethodPost))
 	return s.responder().Wrap(func(w http.ResponseWriter, r *http.Request) error {
+		body := s.receive(r)
 		if _, marked := r.Header[apiv1.HeaderChaff]; marked {
-			return s.chaff(w, r)
+			s.buffers.Put(body.buffer)
+			return s.chaff(w, r, body.at)
 		}
-		return real(w, r)
+		defer s.buffers.Put(body.buffer)
+		return genuine(w, r)
 	})
 }
 
-// upload answers a real upload. The log record of a success gets no note: it
-// must look like that of chaff, or the log would tell when somebody was ill.
+// received is a body that was read whole, as far as we read bodies.
+type received struct {
+	io.Reader
+	io.Closer
+	buffer *bytes.Buffer
+	at     time.Time // when it was there
+}
+
+// receive waits until a request is there whole, and puts what was received in
+// the place of its body. The time until then is the phone's and its network's;
+// the time after it is ours, and chaff must match it.
+func (s *Service) receive(r *http.Request) *received {
+	buffer, ok := s.buffers.Get().(*bytes.Buffer)
+	if !ok {
+		buffer = new(bytes.Buffer)
+	}
+	buffer.Reset()
+	_, err := buffer.ReadFrom(io.LimitReader(r.Body, apiv1.MaxBody+1))
+	body := &received{
+		Reader: io.MultiReader(bytes.NewReader(buffer.Bytes()), broken{err}),
+		Closer: r.Body,
+		buffer: buffer,
+		at:     time.Now(),
+	}
+	r.Body = body
+	return body
+}
+
+// broken is the end of a body that could not be read on for an error, if any.
+type broken struct{ err error }
+
+// Read tells the error.
+func (b broken) Read([]byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	return 0, io.EOF
+}
+
+// upload answers a real upload, received whole. The log record of a success
+// gets no note: it must look like that of chaff, or the log would tell when
+// somebody was ill.
 func (s *Service) upload(read reader) web.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		body := &timedBody{ReadCloser: r.Body}
-		r.Body = body
+		arrived := r.Body.(*received).at
 		sent, err := read(w, r)
 		if err != nil {
 			return err
@@ -70,34 +113,13 @@ func (s *Service) upload(read reader) web.Handler {
 			return err
 		}
 		answer := answerTo(len(sent.Keys), out)
-		s.recent.add(sampleOf(body.since(), answer))
-		s.answer(w, http.StatusOK, answer, 0)
+		body := s.compose(answer, 0)
+		ready := time.Now()
+		s.recent.add(sampleOf(answer, ready.Sub(arrived)))
+		s.waiter.until(r.Context(), ready.Add(hold))
+		send(w, http.StatusOK, body)
 		return nil
 	}
-}
-
-// timedBody notes when a request has arrived whole. The time before that is the
-// phone's and its network's; the time after it is ours, and chaff must match it.
-type timedBody struct {
-	io.ReadCloser
-	whole time.Time
-}
-
-// Read notes the end.
-func (b *timedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF {
-		b.whole = time.Now()
-	}
-	return n, err
-}
-
-// since is how long ago the request was there whole.
-func (b *timedBody) since() time.Duration {
-	if b.whole.IsZero() {
-		return 0
-	}
-	return time.Since(b.whole)
 }
 
 // requestOf takes the wire's words in.
@@ -167,6 +189,6 @@ func answerTo(sent int, out Outcome) apiv1.PublishResponse {
 // responder answers errors as phones expect them.
 func (s *Service) responder() web.Responder {
 	return web.Responder{Error: func(w http.ResponseWriter, _ *http.Request, err error) {
-		s.answer(w, errs.KindOf(err).Status(), apiv1.PublishResponse{Error: errs.MessageOf(err), Code: errs.CodeOf(err)}, 0)
+		send(w, errs.KindOf(err).Status(), s.compose(apiv1.PublishResponse{Error: errs.MessageOf(err), Code: errs.CodeOf(err)}, 0))
 	}}
 }

@@ -4,6 +4,7 @@ package publish
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"enkeyserver/internal/api/v1"
@@ -39,6 +40,8 @@ type Service struct {
 	tokens      *revision.Keyring
 	door        *door
 	recent      *reservoir
+	waiter      *waiter
+	buffers     *sync.Pool // of *bytes.Buffer
 	now         func() time.Time
 	maintenance bool
 }
@@ -60,6 +63,8 @@ func NewService(s Settings, d Deps) (_ *Service, err error) {
 		tokens:      d.Tokens,
 		door:        &door{store: d.Store, developmentOnly: d.DevelopmentOnly, now: d.Now},
 		recent:      &reservoir{},
+		waiter:      &waiter{},
+		buffers:     &sync.Pool{},
 		now:         d.Now,
 		maintenance: d.Maintenance,
 	}, nil

@@ -26,7 +26,7 @@ func (s *Service) stats(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.answerStats(w, http.StatusOK, apiv1.StatsResponse{Days: days})
+	send(w, http.StatusOK, s.composeStats(apiv1.StatsResponse{Days: days}))
 	return nil
 }
 
@@ -85,6 +85,6 @@ func statsDay(d store.UploadDay) apiv1.StatsDay {
 
 func (s *Service) statsResponder() web.Responder {
 	return web.Responder{Error: func(w http.ResponseWriter, _ *http.Request, err error) {
-		s.answerStats(w, errs.KindOf(err).Status(), apiv1.StatsResponse{Error: errs.MessageOf(err), Code: errs.CodeOf(err)})
+		send(w, errs.KindOf(err).Status(), s.composeStats(apiv1.StatsResponse{Error: errs.MessageOf(err), Code: errs.CodeOf(err)}))
 	}}
 }

@@ -218,7 +218,7 @@ type indexRow struct {
 
 func readIndex(ctx context.Context, tx database.Tx, x indexRow, now time.Time) (_ Index, err error) {
 	index := Index{ExportID: x.ExportID, Export: x.Name, Bucket: x.Bucket, Root: x.Root, Sequence: x.IndexSequence}
-	if index.SigningKeys, err = signingKeys(ctx, tx, x.ExportID, now); err != nil {
+	if index.SigningKeys, err = indexKeys(ctx, tx, x.ExportID, now); err != nil {
 		return index, err
 	}
 	// Phones never look back: nothing is listed behind a batch that is not
@@ -257,6 +257,25 @@ func signingKeys(ctx context.Context, tx database.Tx, exportID int, now time.Tim
 	return keys, err
 }
 
+// indexKeys gives the keys that sign an index: those that sign files, or, where
+// none is left because the export has ended, the last that did. Its files must
+// still be taken out of the index when their time comes.
+func indexKeys(ctx context.Context, tx database.Tx, exportID int, now time.Time) ([]SigningKey, error) {
+	keys, err := signingKeys(ctx, tx, exportID, now)
+	if err != nil || len(keys) > 0 {
+		return keys, err
+	}
+	last, ok, err := database.One[struct{ Ended pgtime }](ctx, tx, `
+		SELECT max(k.valid_thru) AS ended
+		FROM   export_signing_key l
+		JOIN   signing_key k USING (name)
+		WHERE  l.export_id = $1 AND k.valid_thru <= $2`, exportID, now)
+	if err != nil || !ok || last.Ended.IsZero() {
+		return keys, err
+	}
+	return signingKeys(ctx, tx, exportID, last.Ended.Add(-time.Microsecond))
+}
+
 // RenumberIndex gives an export's index a new sequence number, so that the next
 // run of a worker writes it again.
 func (db *DB) RenumberIndex(ctx context.Context, export string) (err error) {
@@ -264,9 +283,14 @@ func (db *DB) RenumberIndex(ctx context.Context, export string) (err error) {
 	return db.InTx(ctx, func(tx database.Tx) error { return renumberIndex(ctx, tx, `name = $1`, export) })
 }
 
+// nextSequence follows the last number of an index, and the seconds since 1970:
+// a database that was restored from a backup must not fall behind the index that
+// is in the bucket. The database's clock will do, for nothing is due by it.
+const nextSequence = `greatest(index_sequence + 1, extract(epoch FROM clock_timestamp())::bigint)`
+
 // renumberIndex is called in the transaction that changes what an index lists.
 func renumberIndex(ctx context.Context, tx database.Tx, where string, arg any) error {
-	n, err := database.Exec(ctx, tx, `UPDATE export SET index_sequence = index_sequence + 1 WHERE `+where, arg)
+	n, err := database.Exec(ctx, tx, `UPDATE export SET index_sequence = `+nextSequence+` WHERE `+where, arg)
 	if err == nil && n == 0 {
 		return errs.NotFound("unknown_export", "there is no export %v", arg)
 	}

@@ -228,4 +228,10 @@ func TestExportWithoutSigningKey(t *testing.T) {
 	if got := l.seal(); got.Batches != 1 {
 		t.Errorf("with the key: got %+v, want the batch", got)
 	}
+	l.exec(`UPDATE signing_key SET valid_thru = $1`, l.now.Add(time.Second))
+	l.publish()
+	l.now = l.now.Add(time.Hour)
+	if x := l.indexes(); len(x) != 1 || len(x[0].SigningKeys) != 1 {
+		t.Errorf("after the key's end: got %v, want an index signed by the last key", x)
+	}
 }

@@ -71,7 +71,7 @@ func (db *DB) DelistFiles(ctx context.Context, madeBefore time.Time) (files int6
 		// same order, and the new number is known to the files below.
 		_, err := tx.Exec(ctx, `
 			UPDATE export x
-			SET    index_sequence = index_sequence + 1
+			SET    index_sequence = `+nextSequence+`
 			WHERE  EXISTS (
 				SELECT FROM export_file f
 				WHERE  f.export_id = x.export_id AND f.delisted_sequence IS NULL AND f.made_at < $1

@@ -62,11 +62,13 @@ func TestSettings(t *testing.T) {
 		want     map[string]string
 	}{
 		{
-			"the zero value is fast and private", cluster.Settings{},
+			"the zero value is fast and private",
+			cluster.Settings{},
 			map[string]string{"fsync": "off", "synchronous_commit": "on", "listen_addresses": ""},
 		},
 		{
-			"a durable one waits for the disk", cluster.Settings{Durable: true},
+			"a durable one waits for the disk",
+			cluster.Settings{Durable: true},
 			map[string]string{"fsync": "on", "synchronous_commit": "on", "listen_addresses": ""},
 		},
 		{
@@ -217,7 +219,7 @@ func TestOwner(t *testing.T) {
 // sharedTempDir is a short one in which the server's user may remove things.
 func sharedTempDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "owner")
+	dir, err := os.MkdirTemp("/tmp", "owner") //nolint:usetesting // its names are too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

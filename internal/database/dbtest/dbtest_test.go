@@ -74,7 +74,11 @@ func TestProcessesShareOneServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer shared.Stop()
+	t.Cleanup(func() {
+		if err := shared.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
 	var processes errgroup.Group
 	for range 3 {
 		processes.Go(func() error {

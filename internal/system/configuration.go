@@ -1,0 +1,75 @@
+package system
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	"enkeyserver/internal/configuration"
+	"enkeyserver/internal/errs"
+	"enkeyserver/internal/store"
+)
+
+// The names under which a system knows its apps and its authority.
+const (
+	AppUS   = "org.example.us"
+	AppCA   = "org.example.ca"
+	AppBoth = "org.example.both" // whose users live on the border
+
+	issuer         = "org.example.verification"
+	audience       = "org.example.keyserver"
+	authorityKeyID = "v1"
+)
+
+// ExportOf is an export of some regions, the first of which it is named for in
+// its files. Where it goes, and who signs it, the system fills in.
+func ExportOf(name string, period time.Duration, regions ...string) configuration.Export {
+	return configuration.Export{
+		Name: name, Root: name, Region: regions[0], InputRegions: regions,
+		Travelers: string(store.TravelersOwnRegion), Period: configuration.Duration(period),
+	}
+}
+
+// Apply makes the system publish these exports, as an operator does: by a file.
+func (s *System) Apply(ctx context.Context, exports ...configuration.Export) (err error) {
+	defer errs.Wrap(&err, "Apply(%d exports)", len(exports))
+	text, err := s.configuration(exports).YAML()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(s.configurationFile(), text, 0o600); err != nil {
+		return err
+	}
+	_, err = s.Run(ctx, "enctl", "apply", "-f", s.configurationFile())
+	return err
+}
+
+func (s *System) configurationFile() string { return filepath.Join(s.Folder, "en.yaml") }
+
+func (s *System) configuration(exports []configuration.Export) configuration.File {
+	trusted := []string{issuer}
+	f := configuration.File{
+		HealthAuthorities: []configuration.HealthAuthority{{
+			Issuer: issuer, Audience: audience, Name: "Example Health", StatsAPI: true,
+			Keys: []configuration.PublicKey{{ID: authorityKeyID, PublicKeyFile: s.publicKeyFile(authorityKey)}},
+		}},
+		AuthorizedApps: []configuration.AuthorizedApp{
+			{ID: AppUS, Regions: []string{"US"}, HealthAuthorities: trusted},
+			{ID: AppCA, Regions: []string{"CA"}, HealthAuthorities: trusted},
+			{ID: AppBoth, Regions: []string{"US", "CA"}, HealthAuthorities: trusted},
+		},
+	}
+	var signers []string
+	for _, k := range signingKeys {
+		signers = append(signers, k.file)
+		f.SigningKeys = append(f.SigningKeys, configuration.SigningKey{
+			Name: k.file, Key: "file://" + s.keyFile(k.file), ID: k.id, Version: k.version,
+		})
+	}
+	for _, e := range exports {
+		e.Bucket, e.SigningKeys = "file://"+s.bucketFolder(), signers
+		f.Exports = append(f.Exports, e)
+	}
+	return f
+}

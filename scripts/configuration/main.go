@@ -1,0 +1,148 @@
+// Command configuration writes docs/configuration.md out of the settings that
+// the programs read. With the argument check it says instead whether the file
+// is current.
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+
+	"enkeyserver/internal/app"
+	"enkeyserver/internal/cleanup"
+	"enkeyserver/internal/config"
+	"enkeyserver/internal/export"
+	"enkeyserver/internal/publish"
+)
+
+const file = "docs/configuration.md"
+
+// settings are the structs that a program's own settings are made of, under the
+// names by which its main.go calls them.
+var settings = map[string]any{
+	"publish.Settings":       publish.Settings{},
+	"export.BatcherSettings": export.BatcherSettings{},
+	"export.WorkerSettings":  export.WorkerSettings{},
+	"cleanup.Settings":       cleanup.Settings{},
+}
+
+// common is what each service has besides.
+const common = "app.Settings"
+
+const heading = `# Configuration
+
+For operators: every variable that the programs read from their environment. This page is written by ` + "`make generate`" + ` out of
+the programs themselves.
+
+An empty variable counts as one that is not set. A wrong value stops the program at start with one line that names the
+variable. A value that begins with ` + "`secret://`" + ` refers to a secret manager, and is refused where there is none. Durations are
+written like ` + "`90s`, `5m`, `4h`" + `.
+
+Variables that begin with ` + "`DEBUG_`" + ` weaken a rule that protects people. They are for development, are told loudly at start, and
+are refused when ` + "`ENVIRONMENT=production`" + `.
+`
+
+const columns = "\n| variable | default | meaning |\n|---|---|---|\n"
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "configuration: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	want, err := document()
+	if err != nil {
+		return err
+	}
+	if len(args) == 0 {
+		return os.WriteFile(file, want, 0o644)
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(got, want) {
+		return fmt.Errorf("%s is not what the programs read: run make generate", file)
+	}
+	return nil
+}
+
+func document() ([]byte, error) {
+	var out bytes.Buffer
+	out.WriteString(heading)
+	out.WriteString("\n## Every service\n\nThe program `migrate` reads those of the database alone.\n" + columns)
+	if err := config.Reference(&out, app.Settings{}); err != nil {
+		return nil, err
+	}
+	mains, err := filepath.Glob("cmd/*/main.go")
+	if err != nil {
+		return nil, err
+	}
+	for _, main := range mains {
+		if err := program(&out, main); err != nil {
+			return nil, fmt.Errorf("%s: %w", main, err)
+		}
+	}
+	return out.Bytes(), nil
+}
+
+// program writes what one program reads besides the common settings, if it
+// reads anything.
+func program(out *bytes.Buffer, main string) error {
+	names, err := settingsOf(main)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	fmt.Fprintf(out, "\n## %s\n%s", filepath.Base(filepath.Dir(main)), columns)
+	for _, name := range names {
+		of, ok := settings[name]
+		if !ok {
+			return fmt.Errorf("say in scripts/configuration what %s is", name)
+		}
+		if err := config.Reference(out, of); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settingsOf names the types of the fields of "type settings struct", so that
+// this page cannot forget what a program began to read.
+func settingsOf(main string) ([]string, error) {
+	parsed, err := parser.ParseFile(token.NewFileSet(), main, nil, parser.SkipObjectResolution)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	ast.Inspect(parsed, func(n ast.Node) bool {
+		spec, ok := n.(*ast.TypeSpec)
+		if !ok || spec.Name.Name != "settings" {
+			return true
+		}
+		of, ok := spec.Type.(*ast.StructType)
+		if !ok {
+			return true
+		}
+		for _, field := range of.Fields.List {
+			if name := nameOf(field.Type); name != common {
+				names = append(names, name)
+			}
+		}
+		return false
+	})
+	return names, nil
+}
+
+func nameOf(t ast.Expr) string {
+	selector, ok := t.(*ast.SelectorExpr)
+	if !ok {
+		return fmt.Sprintf("%v", t)
+	}
+	return fmt.Sprintf("%v.%s", selector.X, selector.Sel.Name)
+}
