@@ -79,13 +79,23 @@ func (a *anchors) appleLeaf(ders [][]byte, now time.Time) (*x509.Certificate, er
 		return nil, Refused("its certificates cannot be read")
 	}
 	leaf := chain[0]
-	if key, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
+	if _, ok := pointOf(leaf); !ok {
 		return nil, Refused("its key is not P-256")
 	}
 	if !a.believes(leaf, chain[1], now) {
 		return nil, Refused("its certificates do not lead to Apple's root now")
 	}
 	return leaf, nil
+}
+
+// pointOf gives a P-256 key as its point, uncompressed.
+func pointOf(leaf *x509.Certificate) ([]byte, bool) {
+	key, ok := leaf.PublicKey.(*ecdsa.PublicKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return nil, false
+	}
+	point, err := key.Bytes()
+	return point, err == nil
 }
 
 // nonceOf ties the authenticator data to the client's.
@@ -109,9 +119,8 @@ func attestedFor(leaf *x509.Certificate, nonce [sha256.Size]byte) bool {
 
 // checkKey tells whether certificate, key id and COSE key are about one key.
 func (d authData) checkKey(leaf *x509.Certificate) error {
-	key := leaf.PublicKey.(*ecdsa.PublicKey) // appleLeaf has looked
-	point, err := key.Bytes()
-	if err != nil {
+	point, ok := pointOf(leaf)
+	if !ok {
 		return Refused("its key is not P-256")
 	}
 	if id := sha256.Sum256(point); !bytes.Equal(id[:], d.credential) {

@@ -6,9 +6,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"enkeyserver/internal/attestation"
 	"enkeyserver/internal/attestation/forge"
 	"enkeyserver/internal/attestation/vendors"
+	"enkeyserver/internal/config"
 	"enkeyserver/internal/errs"
 )
 
@@ -161,6 +164,22 @@ func TestSettings(t *testing.T) {
 	l := newLab(t)
 	_, err := empty.Verify(t.Context(), "android", must(google.Classic(l.app, l.digest, l.now)), l.digest, l.policy, l.now)
 	wantRetry(t, err, attestation.ErrMisconfigured)
+}
+
+func TestSettingsCanBeRead(t *testing.T) {
+	t.Parallel()
+	var all struct {
+		attestation.Settings
+		Vendors vendors.Settings
+	}
+	want := []string{
+		"PLAY_INTEGRITY_DECRYPTION_KEY", "PLAY_INTEGRITY_VERIFICATION_KEY", "APP_ATTEST_ROOTS", "SAFETYNET_ROOTS",
+		"PLAY_INTEGRITY_CREDENTIALS", "PLAY_INTEGRITY_ENDPOINT",
+		"APPLE_DEVICECHECK_KEY", "APPLE_DEVICECHECK_KEY_ID", "APPLE_TEAM_ID", "APPLE_DEVICECHECK_ENDPOINT",
+	}
+	if diff := cmp.Diff(want, must(config.Names(&all))); diff != "" {
+		t.Errorf("the variables (-want +got):\n%s", diff)
+	}
 }
 
 // However many proofs come, what is remembered is bounded, and ends.

@@ -55,7 +55,7 @@ type entry struct{ app, key string }
 // entries reads "key", or "package:key,package:key". A package may have two
 // keys, while one follows the other.
 func entries(text string) (all []entry) {
-	for _, part := range strings.Split(text, ",") {
+	for part := range strings.SplitSeq(text, ",") {
 		app, key, named := strings.Cut(strings.TrimSpace(part), ":")
 		if !named {
 			app, key = "", app

@@ -289,7 +289,9 @@ func (a *Apple) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if !a.made(question.Token) {
 		http.Error(w, "Missing or incorrectly formatted device token payload", http.StatusBadRequest)
+		return
 	}
+	w.WriteHeader(http.StatusOK)
 }
 
 // knows tells whether a JWT is the team's, and not an hour old.

@@ -61,21 +61,23 @@ type JSON = map[string]any
 type Edit func(JSON)
 
 // Set changes one field, or removes it if the value is nil. Dots in the path
-// lead into inner objects.
+// lead into inner objects, which are made if they are not there.
 func Set(path string, value any) Edit {
 	return func(j JSON) {
-		for {
-			outer, inner, deeper := strings.Cut(path, ".")
-			if !deeper {
-				break
+		outer, inner, deeper := strings.Cut(path, ".")
+		switch {
+		case deeper:
+			object, ok := j[outer].(JSON)
+			if !ok {
+				object = JSON{}
+				j[outer] = object
 			}
-			j, path = j[outer].(JSON), inner
-		}
-		if value == nil {
+			Set(inner, value)(object)
+		case value == nil:
 			delete(j, path)
-			return
+		default:
+			j[path] = value
 		}
-		j[path] = value
 	}
 }
 
