@@ -35,10 +35,11 @@ func run(ctx context.Context, a *app.App, s settings) error {
 	runner := job.Runner{Store: db, Now: a.Now}
 	mux := http.NewServeMux()
 
-	// Scheduled, every five minutes: one instance at a time. A repeat finds
-	// nothing due. A killed run has done nothing at all, since it is one
-	// transaction; the next run does it.
-	mux.Handle("/create-batches", runner.Exclusive("create-batches", s.Batcher.Timeout, batcher.Run))
+	// Scheduled, every five minutes, on any number of instances: the lock on
+	// the head of the log lets one seal, the others answer busy. A repeat
+	// finds nothing due. A killed run has done nothing at all, since it is one
+	// transaction, and holds nobody up; the next run does it.
+	mux.Handle("/create-batches", runner.Shared("create-batches", s.Batcher.Timeout, batcher.Run))
 
 	return a.Serve(ctx, mux, db.Ping)
 }

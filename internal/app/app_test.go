@@ -77,21 +77,25 @@ func TestMainEnds(t *testing.T) {
 		},
 		{
 			"with a wrong variable, on one plain line", "nil",
-			[]string{"PORT=http"}, 1, "", "app.test: PORT must be a whole number, from 0 to 65535\n",
+			[]string{"PORT=http"},
+			1, "", "app.test: PORT must be a whole number, from 0 to 65535\n",
 		},
 		{
 			"with a reference that nobody resolves", "nil",
-			[]string{"DB_PASSWORD=secret://projects/x"}, 1, "",
+			[]string{"DB_PASSWORD=secret://projects/x"},
+			1, "",
 			"app.test: DB_PASSWORD: secret:// references need a secret manager, and this program has none: set the value itself\n",
 		},
 		{
 			"with a weakened rule in production", "clock",
-			[]string{"ENVIRONMENT=production", "DEBUG_CLOCK_OFFSET=1h"}, 1, "",
+			[]string{"ENVIRONMENT=production", "DEBUG_CLOCK_OFFSET=1h"},
+			1, "",
 			`{"time":"T","level":"ERROR","msg":"stopped by an error","service":"app.test","error":"DEBUG_CLOCK_OFFSET must not be set when ENVIRONMENT=production: it is for development only"}` + "\n",
 		},
 		{
 			"well, in development, and loudly", "clock",
-			[]string{"DEBUG_CLOCK_OFFSET=48h", "LOG_FORMAT=text"}, 0, "48h0m0s\n",
+			[]string{"DEBUG_CLOCK_OFFSET=48h", "LOG_FORMAT=text"},
+			0, "48h0m0s\n",
 			`time=T level=WARN msg="DEVELOPMENT ONLY: a rule that protects people is weakened" service=app.test variable=DEBUG_CLOCK_OFFSET` + "\n" +
 				"time=T level=INFO msg=stopped service=app.test\n",
 		},

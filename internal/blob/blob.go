@@ -127,9 +127,13 @@ func (o *Opener) Bucket(ctx context.Context, bucketURL string) (Bucket, error) {
 	return b, nil
 }
 
+func isName(name string) bool {
+	return fs.ValidPath(name) && !strings.HasPrefix(name, ".") && !strings.Contains(name, "/.") && !strings.ContainsAny(name, "\\\x00")
+}
+
 // CheckName refuses what is not the name of an object in any bucket.
 func CheckName(name string) error {
-	if !fs.ValidPath(name) || strings.HasPrefix(name, ".") || strings.Contains(name, "/.") || strings.ContainsAny(name, "\\\x00") {
+	if !isName(name) {
 		return errs.Invalid("object_name", "%q cannot name an object: use a relative path whose parts do not start with a dot", name)
 	}
 	return nil

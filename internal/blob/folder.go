@@ -190,7 +190,7 @@ func (f *Folder) names(prefix string) ([]string, error) {
 	if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
 		from = prefix[:i]
 	}
-	if from != "." && CheckName(from) != nil {
+	if from != "." && !isName(from) {
 		return nil, nil // no object can have such a name
 	}
 	var names []string

@@ -33,7 +33,7 @@ type settings struct {
 	Share   float64        `envconfig:"T_SHARE" default:"0.5" desc:"share of it"`
 	Limits  map[string]int `envconfig:"T_LIMITS" desc:"limit by name"`
 	Until   time.Time      `envconfig:"T_UNTIL" default:"2020-11-05T12:00:00Z" desc:"a time like 2020-11-05T12:00:00Z"`
-	private int
+	private int            //nolint:unused // Read must leave it alone
 }
 
 func defaults() settings {

@@ -64,7 +64,7 @@ func (v variable) option(value string) (string, bool) {
 	if list == "" || value == "" {
 		return value, true
 	}
-	for _, word := range strings.Split(list, ",") {
+	for word := range strings.SplitSeq(list, ",") {
 		if strings.EqualFold(word, value) {
 			return word, true
 		}
@@ -75,7 +75,7 @@ func (v variable) option(value string) (string, bool) {
 // inBounds checks the field as it is now against min and max. A URL must have
 // a scheme: without one, nearly every text is a URL.
 func (v variable) inBounds() bool {
-	if u, ok := v.field.Interface().(url.URL); ok {
+	if u, ok := reflect.TypeAssert[url.URL](v.field); ok {
 		return u == (url.URL{}) || u.IsAbs()
 	}
 	low, err := v.bound("min", math.MinInt64)

@@ -233,5 +233,5 @@ var equalEmpty = cmp.Options{
 			"backfill": x.Backfill, "keys": strings.Join(x.SigningKeys, " "), "max": x.MaxRecords,
 		}
 	}),
-	cmp.Comparer(func(a, b []string) bool { return slices.Equal(a, b) }),
+	cmp.Comparer(slices.Equal[[]string]),
 }

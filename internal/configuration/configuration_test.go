@@ -337,20 +337,34 @@ func TestNewPlanRefuses(t *testing.T) {
 		others  configuration.Others
 		want    string
 	}{
-		{"a root that moves", wanted(), func(c *store.Configuration) { c.Exports[0].Root = "eu" }, configuration.KeepOthers,
-			"export us: its bucket and root never change, they are mem:// and us"},
-		{"a bucket that moves, of an export that has ended", wanted(ended), func(c *store.Configuration) { c.Exports[0].Bucket = "mem://x" }, configuration.KeepOthers,
-			"export us: its bucket and root never change"},
-		{"the place of an export that has ended", wanted(ended), func(c *store.Configuration) { c.Exports[0].Name = "eu" }, configuration.RemoveOthers,
-			"export eu: bucket mem:// and root us belong to the export us for ever"},
-		{"an authority that is not there", wanted(withoutAll), func(c *store.Configuration) { c.Authorities = nil }, configuration.KeepOthers,
-			"app app: there is no health authority ha"},
-		{"one that would be removed", wanted(), func(c *store.Configuration) { c.Authorities = nil }, configuration.RemoveOthers,
-			"app app: there is no health authority ha"},
-		{"a signing key that is not there", wanted(withoutAll), withoutKey, configuration.KeepOthers,
-			"export us: there is no signing key k"},
-		{"one that would be removed", wanted(), withoutKey, configuration.RemoveOthers,
-			"export us: there is no signing key k"},
+		{
+			"a root that moves", wanted(), func(c *store.Configuration) { c.Exports[0].Root = "eu" }, configuration.KeepOthers,
+			"export us: its bucket and root never change, they are mem:// and us",
+		},
+		{
+			"a bucket that moves, of an export that has ended", wanted(ended), func(c *store.Configuration) { c.Exports[0].Bucket = "mem://x" }, configuration.KeepOthers,
+			"export us: its bucket and root never change",
+		},
+		{
+			"the place of an export that has ended", wanted(ended), func(c *store.Configuration) { c.Exports[0].Name = "eu" }, configuration.RemoveOthers,
+			"export eu: bucket mem:// and root us belong to the export us for ever",
+		},
+		{
+			"an authority that is not there", wanted(withoutAll), func(c *store.Configuration) { c.Authorities = nil }, configuration.KeepOthers,
+			"app app: there is no health authority ha",
+		},
+		{
+			"one that would be removed", wanted(), func(c *store.Configuration) { c.Authorities = nil }, configuration.RemoveOthers,
+			"app app: there is no health authority ha",
+		},
+		{
+			"a signing key that is not there", wanted(withoutAll), withoutKey, configuration.KeepOthers,
+			"export us: there is no signing key k",
+		},
+		{
+			"one that would be removed", wanted(), withoutKey, configuration.RemoveOthers,
+			"export us: there is no signing key k",
+		},
 	} {
 		_, err := configuration.NewPlan(tc.current, wanted(tc.edit), tc.others, noon())
 		if errs.KindOf(err) != errs.KindInvalid || !strings.Contains(fmt.Sprint(err), tc.want) {

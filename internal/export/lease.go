@@ -24,7 +24,7 @@ func (w *Worker) holding(ctx context.Context, b store.Batch, f func(context.Cont
 	made, err := f(ctx, b)
 	stop(nil)
 	<-kept
-	if err != nil && context.Cause(ctx) == errLeaseLost {
+	if err != nil && errors.Is(context.Cause(ctx), errLeaseLost) {
 		return nil, errLeaseLost
 	}
 	return made, err

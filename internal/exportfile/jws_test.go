@@ -50,7 +50,7 @@ func TestSignIndexIsReadByOthers(t *testing.T) {
 	t.Parallel()
 	a, publicA := signer(t, "310", "v2")
 	b, publicB := signer(t, "310", "v1")
-	parsed, err := jose.ParseSigned(attached(t, signIndex(t, a, b)), []jose.SignatureAlgorithm{jose.ES256})
+	parsed, err := jose.ParseSignedJSON(attached(t, signIndex(t, a, b)), []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -122,7 +122,7 @@ func nextField(b []byte) (f field, length int) {
 		return field{}, incomplete(n)
 	}
 	f.number, f.kind = number, kind
-	m := -1
+	var m int
 	switch kind {
 	case protowire.VarintType:
 		f.bits, m = protowire.ConsumeVarint(b[n:])

@@ -140,8 +140,8 @@ func TestWriteZip(t *testing.T) {
 	var got []string
 	for _, f := range z.File {
 		got = append(got, f.Name)
-		if f.Method != zip.Deflate || len(f.Extra) != 0 || f.ModifiedDate != 0 || f.ModifiedTime != 0 { //nolint:staticcheck // what is on the wire
-			t.Errorf("%s: method %d, %d bytes of extra, date %d", f.Name, f.Method, len(f.Extra), f.ModifiedDate) //nolint:staticcheck // as above
+		if f.Method != zip.Deflate || len(f.Extra) != 0 || f.ModifiedDate != 0 || f.ModifiedTime != 0 {
+			t.Errorf("%s: method %d, %d bytes of extra, date %d", f.Name, f.Method, len(f.Extra), f.ModifiedDate)
 		}
 	}
 	if diff := gocmp.Diff([]string{"export.bin", "export.sig"}, got); diff != "" {

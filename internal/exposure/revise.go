@@ -2,6 +2,7 @@ package exposure
 
 import (
 	"fmt"
+	"slices"
 
 	"enkeyserver/internal/errs"
 )
@@ -120,10 +121,8 @@ func transition(old Known, to Report) error {
 	if old.Revised != Unknown {
 		return errs.Invalid("key_already_revised", "a key can be revised once, and this was")
 	}
-	for _, allowed := range revisable[old.Report] {
-		if allowed == to {
-			return nil
-		}
+	if slices.Contains(revisable[old.Report], to) {
+		return nil
 	}
 	return errs.Invalid("invalid_report_type_transition", "a report cannot change from %s to %s", old.Report, to)
 }

@@ -59,7 +59,7 @@ const wrappingKeySize = 32
 func CreateWrappingKey(path string) (err error) {
 	defer errs.Wrap(&err, "CreateWrappingKey(%s)", path)
 	key := make([]byte, wrappingKeySize)
-	rand.Read(key) //nolint:errcheck // it never fails
+	rand.Read(key) // it never fails
 	return writeNew(path, []byte(base64.StdEncoding.EncodeToString(key)+"\n"))
 }
 

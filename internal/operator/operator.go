@@ -266,9 +266,9 @@ func exactly(args []string, names ...string) error {
 
 // needFlags refuses flags that are empty; names and values alternate.
 func needFlags(pairs ...string) error {
-	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] == "" {
-			return usageError("--" + pairs[i] + " must be given")
+	for pair := range slices.Chunk(pairs, 2) {
+		if pair[1] == "" {
+			return usageError("--" + pair[0] + " must be given")
 		}
 	}
 	return nil

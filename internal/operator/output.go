@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -18,13 +19,11 @@ type output struct {
 func outputFlag(flags *flag.FlagSet, s *Session, forms ...string) *output {
 	o := &output{w: s.Out, form: forms[0]}
 	flags.Func("o", "the form of the answer: "+strings.Join(forms, " or ")+" (default "+forms[0]+")", func(form string) error {
-		for _, f := range forms {
-			if f == form {
-				o.form = form
-				return nil
-			}
+		if !slices.Contains(forms, form) {
+			return fmt.Errorf("it must be %s", strings.Join(forms, " or "))
 		}
-		return fmt.Errorf("it must be %s", strings.Join(forms, " or "))
+		o.form = form
+		return nil
 	})
 	return o
 }

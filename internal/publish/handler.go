@@ -103,7 +103,7 @@ func (b broken) Read([]byte) (int, error) {
 // somebody was ill.
 func (s *Service) upload(read reader) web.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		arrived := r.Body.(*received).at
+		arrived := r.Body.(*received).at //nolint:forcetypeassert // received whole, see above
 		sent, err := read(w, r)
 		if err != nil {
 			return err

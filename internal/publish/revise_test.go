@@ -3,6 +3,7 @@ package publish_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -74,7 +75,7 @@ func TestRevisionStory(t *testing.T) {
 	}
 
 	// Unchanged keys, and a new one: the new token covers all of them.
-	all := append(later, first...)
+	all := slices.Concat(later, first)
 	second := d.accept(d.upload(all, report(exposure.Self)).withToken(token1))
 	if second.InsertedExposures != 1 {
 		t.Errorf("got %d new keys, want 1", second.InsertedExposures)

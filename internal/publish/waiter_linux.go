@@ -35,15 +35,15 @@ func (w *waiter) until(ctx context.Context, moment time.Time) bool {
 	return true
 }
 
-func (w *waiter) clock() (clock, error) {
-	if c, ok := w.idle.Get().(clock); ok {
+func (w *waiter) clock() (*clock, error) {
+	if c, ok := w.idle.Get().(*clock); ok {
 		return c, nil
 	}
 	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
 	if err != nil {
-		return clock{}, err
+		return nil, err
 	}
-	return clock{os.NewFile(uintptr(fd), "timer"), fd}, nil
+	return &clock{os.NewFile(uintptr(fd), "timer"), fd}, nil
 }
 
 // clock is a timer of the kernel; the runtime waits for it as for a connection.
@@ -52,7 +52,7 @@ type clock struct {
 	fd int
 }
 
-func (c clock) wait(d time.Duration) error {
+func (c *clock) wait(d time.Duration) error {
 	once := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(d))}
 	if err := unix.TimerfdSettime(c.fd, 0, &once, nil); err != nil {
 		return err

@@ -65,31 +65,38 @@ const inCell = `EXISTS (
 	WHERE  a.regions::text[] = p.regions AND a.traveler = p.traveler
 )`
 
-// pad fills up what an export is about to publish: each cell that holds a real
-// key to its minimum, and likewise for revisions.
-func (s *sealing) pad(ctx context.Context, x exportRow, counts []tally) error {
-	for _, kind := range []struct {
-		revised bool
-		min     int
-		fill    func(ctx context.Context, r stretch, c cell, need int) error
-	}{
-		{false, s.MinRecords, s.padKeys},
+// filling is one kind of record that is filled up to a minimum.
+type filling struct {
+	revised bool
+	min     int
+	fill    func(ctx context.Context, x exportRow, c cell, need int) error
+}
+
+// fillings are the kinds, in their order: a revision may withdraw a padding key
+// that another export has not published yet and counts on.
+func (s *sealing) fillings() []filling {
+	return []filling{
 		{true, s.MinRevised, s.padRevisions},
-	} {
-		for _, c := range s.cells(counts, kind.revised) {
-			have := c.real + c.padding
-			if have >= kind.min {
-				continue
-			}
-			extra, err := randomUpTo(s.PaddingRange)
-			if err != nil {
-				return err
-			}
-			if err := kind.fill(ctx, s.wholeRange(x), c, kind.min+extra-have); err != nil {
-				return err
-			}
-			s.result.Cells++
+		{false, s.MinRecords, s.padKeys},
+	}
+}
+
+// pad fills up what an export is about to publish: each cell that holds a real
+// record of the kind to its minimum.
+func (s *sealing) pad(ctx context.Context, x exportRow, counts []tally, kind filling) error {
+	for _, c := range s.cells(counts, kind.revised) {
+		have := c.real + c.padding
+		if have >= kind.min {
+			continue
 		}
+		extra, err := randomUpTo(s.PaddingRange)
+		if err != nil {
+			return err
+		}
+		if err := kind.fill(ctx, x, c, kind.min+extra-have); err != nil {
+			return err
+		}
+		s.result.Cells++
 	}
 	return nil
 }
@@ -192,7 +199,7 @@ type record struct {
 
 // padKeys adds generated keys that look like the real ones of their cell: each
 // real one's company at least once, then any one's.
-func (s *sealing) padKeys(ctx context.Context, r stretch, c cell, need int) error {
+func (s *sealing) padKeys(ctx context.Context, x exportRow, c cell, need int) error {
 	regions, travelers := c.args()
 	models, err := database.All[record](ctx, s.tx, `
 		SELECT start_interval, period, report, risk, onset, regions, traveler
@@ -200,7 +207,7 @@ func (s *sealing) padKeys(ctx context.Context, r stretch, c cell, need int) erro
 		WHERE  NOT revised AND NOT padding
 		AND    `+covered+`
 		AND    `+inCell+`
-		ORDER BY random()`, r.args(regions, travelers)...)
+		ORDER BY random()`, s.wholeRange(x).args(regions, travelers)...)
 	if err != nil {
 		return err
 	}
@@ -221,69 +228,6 @@ func (s *sealing) padKeys(ctx context.Context, r stretch, c cell, need int) erro
 		made[i] = model
 	}
 	return s.insertPadding(ctx, 0, made)
-}
-
-// padRevisions revises earlier padding keys as real keys of the cell were
-// revised: the same change of report, with the key's own days. There may be
-// fewer such keys than wanted; then all of them it is.
-func (s *sealing) padRevisions(ctx context.Context, r stretch, c cell, need int) error {
-	type change struct {
-		Was, Report, Risk int16
-	}
-	regions, travelers := c.args()
-	changes, err := database.All[change](ctx, s.tx, `
-		SELECT o.report AS was, p.report, p.risk
-		FROM   (
-			SELECT key, start_interval, report, risk, regions, traveler
-			FROM   (`+published+`) AS q
-			WHERE  revised AND NOT padding
-			AND    `+covered+`
-		) AS p
-		JOIN   exposure o ON o.key = p.key AND o.start_interval = p.start_interval AND o.event = 0
-		WHERE  `+inCell+`
-		ORDER BY random()`, r.args(regions, travelers)...)
-	if err != nil {
-		return err
-	}
-	byReport := map[int16][]change{}
-	for _, ch := range changes {
-		byReport[ch.Was] = append(byReport[ch.Was], ch)
-	}
-	var made []record
-	for was, models := range byReport {
-		share := (need*len(models) + len(changes) - 1) / len(changes)
-		keys, err := s.revisablePadding(ctx, r, c, was, share)
-		if err != nil {
-			return err
-		}
-		for i, k := range keys {
-			k.Report, k.Risk = models[i%len(models)].Report, models[i%len(models)].Risk
-			made = append(made, k)
-		}
-	}
-	return s.insertPadding(ctx, 1, made)
-}
-
-// revisablePadding picks padding keys of a cell that were published with this
-// report before the stretch, and never revised.
-func (s *sealing) revisablePadding(ctx context.Context, r stretch, c cell, report int16, limit int) ([]record, error) {
-	regions, travelers := c.args()
-	return database.All[record](ctx, s.tx, `
-		SELECT p.key, p.start_interval, p.period, p.risk, p.report, p.onset, p.regions, p.traveler
-		FROM   exposure p
-		WHERE  p.padding AND p.event = 0
-		AND    p.epoch < $1
-		AND    p.report = $2
-		AND    NOT EXISTS (
-			SELECT FROM exposure r
-			WHERE  r.key = p.key AND r.start_interval = p.start_interval AND r.event = 1
-		)
-		AND    EXISTS (
-			SELECT FROM unnest($3::text[], $4::boolean[]) AS a (regions, traveler)
-			WHERE  a.regions::text[] = p.regions AND a.traveler = p.traveler
-		)
-		ORDER BY random()
-		LIMIT  $5`, r.firstEpoch, report, regions, travelers, limit)
 }
 
 // insertPadding stores generated events in this run's epoch, marked.

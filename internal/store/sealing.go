@@ -102,15 +102,26 @@ func (s *sealing) run(ctx context.Context) error {
 }
 
 func (s *sealing) sealIsDue() bool {
-	if s.Always || windowOf(s.now, s.Period) > windowOf(s.head.SealedAt.Time, s.Period) {
+	if s.Always || newWindow(s.now, s.head.SealedAt.Time, s.Period) {
 		return true
 	}
 	for _, x := range s.exports {
-		if x.due(s.now, s.Always) {
+		// An export that cannot be signed waits; it must not make an epoch, and
+		// so a crowd, of each call.
+		if x.Signed && x.due(s.now, s.Always) {
 			return true
 		}
 	}
 	return false
+}
+
+// newWindow tells whether a period has begun since something was done last.
+// What was done a whole period ahead of now was done by a clock that was wrong,
+// and must not keep everyone waiting for that time; two clocks that differ a
+// little may stand on both sides of a beginning.
+func newWindow(now, last time.Time, period time.Duration) bool {
+	ahead := windowOf(last, period) - windowOf(now, period)
+	return ahead < 0 || ahead > 1
 }
 
 // windowOf numbers the stretches of a period since 1970, so that epochs and
@@ -119,8 +130,12 @@ func windowOf(t time.Time, period time.Duration) int64 {
 	return int64(math.Floor(float64(t.Unix()) / period.Seconds()))
 }
 
-// seal takes what is due and writes it to the log.
+// seal takes what is due and writes it to the log. The facts of uploads do not
+// wait for a crowd: as sums they tell less.
 func (s *sealing) seal(ctx context.Context) error {
+	if err := foldFacts(ctx, s.tx, s.now); err != nil {
+		return err
+	}
 	enough, err := s.crowdIsEnough(ctx)
 	if err != nil || !enough {
 		return err
@@ -131,10 +146,7 @@ func (s *sealing) seal(ctx context.Context) error {
 	if err := s.discard(ctx); err != nil {
 		return err
 	}
-	if err := s.write(ctx); err != nil {
-		return err
-	}
-	return foldFacts(ctx, s.tx, s.now)
+	return s.write(ctx)
 }
 
 // crowdIsEnough holds an epoch back that would hold too few uploads for its
@@ -170,8 +182,14 @@ func (s *sealing) take(ctx context.Context) error {
 	}
 	if _, err := s.tx.Exec(ctx, `
 		WITH due AS (
-			DELETE FROM arrival
-			WHERE  due_at <= $1
+			DELETE FROM arrival a
+			WHERE  a.due_at <= $1
+			-- A revision never goes before its key, which another instance,
+			-- with another clock, may have dated later.
+			AND    (a.event = 0 OR NOT EXISTS (
+				SELECT FROM arrival k
+				WHERE  k.key = a.key AND k.event = 0 AND k.start_interval = a.start_interval AND k.due_at > $1
+			))
 			RETURNING key, event, start_interval, period, risk, report, onset, traveler, regions, origin, due_at
 		)
 		INSERT INTO take (key, event, start_interval, period, risk, report, onset, traveler, regions, origin, due_at)
@@ -272,6 +290,7 @@ type exportRow struct {
 	LastEpoch                    *int
 	LastEnd                      *time.Time
 	CutAt                        pgtime
+	Signed                       bool // a signing key of it is valid
 }
 
 func (x exportRow) filter() Filter {
@@ -282,21 +301,26 @@ func (x exportRow) filter() Filter {
 // period, and once more when the export has ended.
 func (x exportRow) due(now time.Time, always bool) bool {
 	if x.ended(now) {
-		return x.CutAt.Before(x.ValidThru.Time)
+		return x.CutAt.Before(x.ValidThru.Time) || x.CutAt.After(now)
 	}
-	period := time.Duration(x.Period * float64(time.Second))
-	return always || windowOf(now, period) > windowOf(x.CutAt.Time, period)
+	return always || newWindow(now, x.CutAt.Time, time.Duration(x.Period*float64(time.Second)))
 }
 
 func (x exportRow) ended(now time.Time) bool { return !x.ValidThru.After(now) }
 
 // readExports reads the exports that have begun, gives new ones their cursor,
-// and leaves out those that were over before they began.
+// and leaves out those that were over before they began. It notes which should
+// be cut and cannot be signed.
 func (s *sealing) readExports(ctx context.Context) error {
 	rows, err := database.All[exportRow](ctx, s.tx, `
 		SELECT   export_id, name, region, input_regions, exclude_regions, travelers,
 		         extract(epoch FROM period)::float8 AS period, valid_from, valid_thru, backfill, max_records, created_at,
-		         last_epoch, last_end, cut_at
+		         last_epoch, last_end, cut_at,
+		         EXISTS (
+		             SELECT FROM export_signing_key l
+		             JOIN   signing_key k USING (name)
+		             WHERE  l.export_id = export.export_id AND k.valid_from <= $1 AND k.valid_thru > $1
+		         ) AS signed
 		FROM     export
 		WHERE    valid_from <= $1
 		ORDER BY export_id`, s.now)
@@ -309,8 +333,12 @@ func (s *sealing) readExports(ctx context.Context) error {
 				return err
 			}
 		}
-		if x.LastEpoch != nil {
-			s.exports = append(s.exports, x)
+		if x.LastEpoch == nil {
+			continue
+		}
+		s.exports = append(s.exports, x)
+		if !x.Signed && x.due(s.now, s.Always) {
+			s.result.Unsigned = append(s.result.Unsigned, x.Name)
 		}
 	}
 	return nil
@@ -349,37 +377,53 @@ func (s *sealing) wholeRange(x exportRow) stretch {
 	return stretch{*x.LastEpoch + 1, s.head.LastEpoch, firstInterval, lastInterval, x.filter()}
 }
 
+// dueExport is an export of which a batch is to be cut.
+type dueExport struct {
+	exportRow
+	counts  []tally
+	counted bool
+	padding int // how much padding this run had made when it was counted
+}
+
 // cut cuts the batches that are due: padding first, for all of them, since a
 // padding key of one export belongs to every other that covers it.
 func (s *sealing) cut(ctx context.Context) error {
-	var due []exportRow
+	var due []*dueExport
 	for _, x := range s.exports {
 		if x.due(s.now, s.Always) {
-			due = append(due, x)
+			due = append(due, &dueExport{exportRow: x})
 		}
 	}
-	counts := make([][]tally, len(due))
-	for i, x := range due {
-		var err error
-		if counts[i], err = s.tally(ctx, s.wholeRange(x)); err != nil {
-			return err
-		}
-		if err := s.pad(ctx, x, counts[i]); err != nil {
-			return err
-		}
-	}
-	for i, x := range due {
-		if s.result.Padding > 0 {
-			var err error
-			if counts[i], err = s.tally(ctx, s.wholeRange(x)); err != nil {
+	for _, kind := range s.fillings() {
+		for _, x := range due {
+			if err := s.count(ctx, x); err != nil {
+				return err
+			}
+			if err := s.pad(ctx, x.exportRow, x.counts, kind); err != nil {
 				return err
 			}
 		}
-		if err := s.cutExport(ctx, x, counts[i]); err != nil {
+	}
+	for _, x := range due {
+		if err := s.count(ctx, x); err != nil {
+			return err
+		}
+		if err := s.cutExport(ctx, x.exportRow, x.counts); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// count tallies what an export publishes, unless nothing has come to it since
+// it was counted.
+func (s *sealing) count(ctx context.Context, x *dueExport) (err error) {
+	if x.counted && x.padding == s.result.Padding {
+		return nil
+	}
+	x.counts, err = s.tally(ctx, s.wholeRange(x.exportRow))
+	x.counted, x.padding = true, s.result.Padding
+	return err
 }
 
 // cutExport freezes a batch of everything that the export has not published
@@ -392,13 +436,8 @@ func (s *sealing) cutExport(ctx context.Context, x exportRow, counts []tally) er
 		return s.move(ctx, x)
 	}
 	keys, err := signingKeys(ctx, s.tx, x.ExportID, s.now)
-	if err != nil {
-		return err
-	}
-	if len(keys) == 0 {
-		// Cut without a key, the batch could never be finished.
-		s.result.Unsigned = append(s.result.Unsigned, x.Name)
-		return nil
+	if err != nil || len(keys) == 0 {
+		return err // cut without a key, the batch could never be finished
 	}
 	parts, err := s.split(ctx, x, days)
 	if err != nil {

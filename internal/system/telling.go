@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,15 +33,15 @@ func (st *story) expectQuietly(ok bool, format string, args ...any) error {
 	return nil
 }
 
-func (st *story) expectStock(ctx context.Context, want func(Stock) bool, format string, args ...any) error {
+func (st *story) expectStock(ctx context.Context, want func(Stock) bool, what string) error {
 	stock, err := st.Stock(ctx)
 	if err != nil {
 		return err
 	}
 	if !want(stock) {
-		return fmt.Errorf("expected: "+format+"; the database holds %+v", append(args, stock)...)
+		return fmt.Errorf("expected: %s; the database holds %+v", what, stock)
 	}
-	return st.expect(true, format, args...)
+	return st.expect(true, "%s", what)
 }
 
 // expectPublished looks for the keys of a phone in the files.
@@ -109,18 +110,18 @@ func (st *story) expectWarned(ctx context.Context, ill ...*phone.Phone) error {
 }
 
 func names(people []*phone.Phone) string {
-	text := ""
+	var text strings.Builder
 	for i, p := range people {
 		switch {
 		case i == 0:
 		case i == len(people)-1:
-			text += " or "
+			text.WriteString(" or ")
 		default:
-			text += ", "
+			text.WriteString(", ")
 		}
-		text += p.Name
+		text.WriteString(p.Name)
 	}
-	return text
+	return text.String()
 }
 
 func (st *story) warnedNow() []*phone.Phone {
