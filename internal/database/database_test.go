@@ -276,3 +276,34 @@ func TestACancelledTransactionLeavesThePoolUsable(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestWhatConnectionsAskFor(t *testing.T) {
+	t.Parallel()
+	for _, more := range []string{"", "prefer_simple_protocol=true"} {
+		url := dbtest.URL(t)
+		if strings.Contains(url, "?") {
+			url += "&" + more
+		} else {
+			url += "?" + more
+		}
+		db, err := database.Open(t.Context(), database.Settings{URL: url}, database.Session{"enable_seqscan": "off"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		for parameter, want := range map[string]string{
+			"lock_timeout":   "2s",
+			"timezone":       "UTC",
+			"jit":            "off", // else what may not scan a table, and must, is compiled for a second
+			"enable_seqscan": "off",
+		} {
+			got, _, err := database.One[string](t.Context(), db, "SHOW "+parameter)
+			if err != nil || got != want {
+				t.Errorf("%s is %q (%v), want %q", parameter, got, err, want)
+			}
+		}
+		if db.Pool().Config().ConnConfig.PreferSimpleProtocol {
+			t.Error("keys would be in the texts of statements, and so in the server's log")
+		}
+	}
+}
