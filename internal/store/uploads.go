@@ -33,7 +33,19 @@ type Fact struct {
 	KeyAges   []int // whole days between each key's day and the upload
 	OnsetAge  int   // whole days between onset and upload; -1: the phone did not tell
 	Revision  bool  // the phone sent a revision token that was valid
+
+	Attestation Attestation
 }
+
+// Attestation is what became of the proof of a device.
+type Attestation int16
+
+// The outcomes.
+const (
+	AttestationNone     Attestation = 0 // none was asked for
+	AttestationGenuine  Attestation = 1
+	AttestationDoubtful Attestation = 2 // not believed, or missing, and the upload taken all the same
+)
 
 // Platform is the kind of phone, as far as statistics care.
 type Platform int16
@@ -326,9 +338,9 @@ func queueFact(trip *pgx.Batch, now time.Time, fact Fact) {
 		onset = &days
 	}
 	trip.Queue(`
-		INSERT INTO upload_fact (authority_id, hour, platform, keys, revision, key_ages, onset_age)
-		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		fact.Authority, hourOf(now), fact.Platform, len(ages), fact.Revision, ages, onset)
+		INSERT INTO upload_fact (authority_id, hour, platform, keys, revision, key_ages, onset_age, attestation)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		fact.Authority, hourOf(now), fact.Platform, len(ages), fact.Revision, ages, onset, fact.Attestation)
 }
 
 // columns are exposures turned on their side, for unnest.
