@@ -7,6 +7,8 @@ import (
 	"net/http"
 
 	"enkeyserver/internal/app"
+	"enkeyserver/internal/attestation"
+	"enkeyserver/internal/attestation/vendors"
 	"enkeyserver/internal/keys"
 	"enkeyserver/internal/publish"
 	"enkeyserver/internal/revision"
@@ -17,6 +19,8 @@ import (
 type settings struct {
 	app.Settings // port, logging, database
 	Publish      publish.Settings
+	Devices      attestation.Settings
+	Vendors      vendors.Settings
 }
 
 func main() { app.Main(run) }
@@ -39,9 +43,18 @@ func run(ctx context.Context, a *app.App, s settings) error {
 		Now:       a.Now,
 		Retention: s.Publish.TokenRetention(),
 	})
+	asked, err := vendors.Open(ctx, s.Vendors, vendors.Deps{Now: a.Now, DevelopmentOnly: a.DevelopmentOnly})
+	if err != nil {
+		return err
+	}
+	devices, err := attestation.New(s.Devices, asked)
+	if err != nil {
+		return err
+	}
 	service, err := publish.NewService(s.Publish, publish.Deps{
 		Store:           db,
 		Tokens:          tokens,
+		Devices:         devices,
 		Now:             a.Now,
 		DevelopmentOnly: a.DevelopmentOnly,
 		Maintenance:     s.MaintenanceMode,

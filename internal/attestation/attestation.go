@@ -130,6 +130,64 @@ func (v *Verifier) Verify(ctx context.Context, platform, proof string, digest Di
 	return Verdict{Kind: kind}, nil
 }
 
+// Asks tells whether Verify would ask Google or Apple about this proof. That
+// takes time, and spends the proof: whoever can tell a repetition should look
+// for one before. It errs on the side of asking.
+func (v *Verifier) Asks(platform, proof string, p Policy) bool {
+	switch platform = strings.ToLower(platform); {
+	case platform == apiv1.PlatformAndroid && p.Android != nil:
+		return p.Android.Mode != Off && v.asksGoogle(proof, p.Android)
+	case platform == apiv1.PlatformIOS && p.IOS != nil:
+		return p.IOS.Mode != Off && asksApple(proof, p.IOS)
+	}
+	return false
+}
+
+func (v *Verifier) asksGoogle(proof string, a *Android) bool {
+	if !accepts(a.Kinds, PlayIntegrityStandard) || measure(proof, maxAndroid) != nil || a.means(SafetyNet, proof) {
+		return false
+	}
+	return !accepts(a.Kinds, PlayIntegrityClassic) || !v.play.opens(proof, a.Packages)
+}
+
+func asksApple(proof string, i *IOS) bool {
+	if !accepts(i.Kinds, DeviceCheck) || measure(proof, maxAppAttest) != nil {
+		return false
+	}
+	raw, err := exposure.DecodeBase64(proof)
+	return err == nil && !(accepts(i.Kinds, AppAttest) && looksLikeAppAttest(raw))
+}
+
+// Lacks tells what a policy needs and this verifier was not given, in the words
+// of ErrMisconfigured, or nil. A key that is there may still be a wrong one.
+func (v *Verifier) Lacks(p Policy) error {
+	var found []error
+	if a := p.Android; a != nil && a.Mode != Off {
+		found = append(found, v.lacksForAndroid(a)...)
+	}
+	if i := p.IOS; i != nil && i.Mode != Off && accepts(i.Kinds, DeviceCheck) && v.apple == nil {
+		found = append(found, noApple())
+	}
+	return errors.Join(found...)
+}
+
+func (v *Verifier) lacksForAndroid(a *Android) (found []error) {
+	if accepts(a.Kinds, PlayIntegrityClassic) && !v.play.have(a.Packages) {
+		found = append(found, noPlayKeys(a.Packages))
+	}
+	if accepts(a.Kinds, PlayIntegrityStandard) && v.google == nil {
+		found = append(found, noGoogle())
+	}
+	if accepts(a.Kinds, SafetyNet) {
+		found = append(found, v.safetyNet.configured())
+	}
+	return found
+}
+
+func noApple() error {
+	return Misconfigured("the policy accepts %s: set APPLE_DEVICECHECK_KEY, APPLE_DEVICECHECK_KEY_ID and APPLE_TEAM_ID", DeviceCheck)
+}
+
 // A judge of one policy's section.
 type judge func(ctx context.Context, proof string, digest Digest, now time.Time) (Kind, error)
 
@@ -223,7 +281,7 @@ func measure(proof string, limit int) error {
 // so with another upload it is another question.
 func (v *Verifier) deviceCheck(ctx context.Context, token []byte, digest Digest, i *IOS, now time.Time) error {
 	if v.apple == nil {
-		return Misconfigured("the policy accepts %s: set APPLE_DEVICECHECK_KEY, APPLE_DEVICECHECK_KEY_ID and APPLE_TEAM_ID", DeviceCheck)
+		return noApple()
 	}
 	text := base64.StdEncoding.EncodeToString(token)
 	if len(text) > maxDeviceCheck {

@@ -60,10 +60,8 @@ func (v *Verifier) playIntegrity(ctx context.Context, token string, digest Diges
 // open decrypts a classic token with one of our keys and verifies it with
 // another.
 func (k *playKeys) open(token string, packages []string) (playVerdict, error) {
-	decryption, verification := of(k.decryption, packages), of(k.verification, packages)
-	if len(decryption) == 0 || len(verification) == 0 {
-		return playVerdict{}, Misconfigured("the policy accepts %s: set PLAY_INTEGRITY_DECRYPTION_KEY and PLAY_INTEGRITY_VERIFICATION_KEY for %s",
-			PlayIntegrityClassic, strings.Join(packages, ", "))
+	if !k.have(packages) {
+		return playVerdict{}, noPlayKeys(packages)
 	}
 	if compressed(token) {
 		return playVerdict{}, Refused("it is compressed, which Google's tokens are not")
@@ -72,15 +70,31 @@ func (k *playKeys) open(token string, packages []string) (playVerdict, error) {
 	if err != nil {
 		return playVerdict{}, Refused("it is not a JWE with A256KW and A256GCM")
 	}
-	signed, err := decrypt(sealed, decryption)
+	signed, err := decrypt(sealed, of(k.decryption, packages))
 	if err != nil {
 		return playVerdict{}, err
 	}
-	payload, err := verifySigned(signed, verification)
+	payload, err := verifySigned(signed, of(k.verification, packages))
 	if err != nil {
 		return playVerdict{}, err
 	}
 	return parsePlay(payload)
+}
+
+// have tells whether there are keys for some packages.
+func (k *playKeys) have(packages []string) bool {
+	return len(of(k.decryption, packages)) > 0 && len(of(k.verification, packages)) > 0
+}
+
+func noPlayKeys(packages []string) error {
+	return Misconfigured("the policy accepts %s: set PLAY_INTEGRITY_DECRYPTION_KEY and PLAY_INTEGRITY_VERIFICATION_KEY for %s",
+		PlayIntegrityClassic, strings.Join(packages, ", "))
+}
+
+// opens tells whether a token is a classic one of ours, without judging it.
+func (k *playKeys) opens(token string, packages []string) bool {
+	_, err := k.open(token, packages)
+	return !errors.Is(err, errForeign)
 }
 
 // of gives the keys of some packages, and those for all.
@@ -138,11 +152,15 @@ func (k *playKeys) blame(err error) error {
 	return Refused("it is not encrypted with the key of this app")
 }
 
+func noGoogle() error {
+	return Misconfigured("the policy accepts %s: set PLAY_INTEGRITY_CREDENTIALS", PlayIntegrityStandard)
+}
+
 // decode lets Google open a token, or remembers what Google said: asked twice,
 // Google does not judge.
 func (v *Verifier) decode(ctx context.Context, token string, a *Android, now time.Time) (playVerdict, error) {
 	if v.google == nil {
-		return playVerdict{}, Misconfigured("the policy accepts %s: give the server an account at Google", PlayIntegrityStandard)
+		return playVerdict{}, noGoogle()
 	}
 	if len(a.Packages) != 1 {
 		return playVerdict{}, Misconfigured("Google can be asked about one package, and the policy has %d", len(a.Packages))
