@@ -163,8 +163,9 @@ CREATE INDEX exposure_padding   ON exposure (epoch) WHERE padding AND event = 0;
 ------------------------------------------------------------------------------
 -- Uploads: that they were, never by whom.
 
--- A hash of each accepted certificate, so that a retry is known for one.
--- Nothing ties it to the keys; it expires with a whole UTC day.
+-- A hash of each accepted upload, so that a retry is known for one. It is
+-- sealed with the phone's secret, which is stored nowhere: the database alone
+-- ties it to no key. It expires with a whole UTC day.
 CREATE TABLE receipt (
     hash        bytea PRIMARY KEY,
     expires_on  date  NOT NULL

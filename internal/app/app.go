@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -64,8 +65,16 @@ func Main[S Embedding](run func(ctx context.Context, a *App, s S) error) {
 	os.Exit(status)
 }
 
+// garbagePercent lets the heap of a service, which is 3 MB when it idles, grow
+// to four times what it holds before it is swept. At Go's own 100 a sixth of
+// the time of an upload went into sweeping those few megabytes again and again.
+const garbagePercent = 300
+
 func start[S Embedding](ctx context.Context, stderr io.Writer, run func(ctx context.Context, a *App, s S) error) int {
 	name := filepath.Base(os.Args[0])
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbagePercent)
+	}
 	var s S
 	if err := config.Read(ctx, &s, resolveSecret); err != nil {
 		fmt.Fprintf(stderr, "%s: %s\n", name, oneLine(err))

@@ -165,6 +165,10 @@ func TestRowsFail(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tc.say) {
 				t.Errorf("err = %v, want one that says %q", err, tc.say)
 			}
+			// A row whose statement fails after it was never written.
+			if _, ok, err := database.One[row](t.Context(), db, tc.sql); ok || err == nil || !strings.Contains(err.Error(), tc.say) {
+				t.Errorf("One: %t, %v, want an error that says %q", ok, err, tc.say)
+			}
 		})
 	}
 }
@@ -290,7 +294,7 @@ func TestWhatConnectionsAskFor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer db.Close()
+		t.Cleanup(db.Close)
 		for parameter, want := range map[string]string{
 			"lock_timeout":   "2s",
 			"timezone":       "UTC",

@@ -16,10 +16,18 @@ import (
 // T is a struct whose fields are filled by column name (the tag `db:"name"`, or
 // the field's name in snake case), or a plain value for a single column.
 func One[T any](ctx context.Context, q Queryer, sql string, args ...any) (row T, ok bool, err error) {
+	// To the end: a row that a statement returns before it fails, or before its
+	// commit does, was never written.
 	for v, err := range Each[T](ctx, q, sql, args...) {
-		return v, err == nil, err
+		if err != nil {
+			var none T
+			return none, false, err
+		}
+		if !ok {
+			row, ok = v, true
+		}
 	}
-	return row, false, nil
+	return row, ok, nil
 }
 
 // All asks for every row.

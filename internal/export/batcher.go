@@ -23,7 +23,7 @@ type BatcherSettings struct {
 	MinRecords   int `envconfig:"EXPORT_FILE_MIN_RECORDS" default:"1000" min:"0" desc:"keys to which a small batch is filled with generated ones"`
 	PaddingRange int `envconfig:"EXPORT_FILE_PADDING_RANGE" default:"100" min:"0" desc:"upper bound of the random number of generated keys on top, so that the size of a small batch tells nothing"`
 	MaxRecords   int `envconfig:"EXPORT_FILE_MAX_RECORDS" default:"500000" min:"1" max:"10000000" desc:"keys in one file, where the export sets no other number; larger batches become several files"`
-	MinRevised   int `envconfig:"EXPORT_FILE_MIN_REVISED" default:"100" min:"0" desc:"revised keys to which a batch that has any is filled with generated ones"`
+	MinRevised   int `envconfig:"EXPORT_FILE_MIN_REVISED" default:"100" min:"0" desc:"revised keys to which a batch that has any is filled with generated ones; so many generated keys that can be revised later are in each batch that has real ones of the kind"`
 
 	TTL     time.Duration `envconfig:"CLEANUP_TTL" default:"336h" min:"0s" desc:"how long keys are kept after their day, less 48h; the same value as in the cleanup service"`
 	SealNow bool          `envconfig:"DEBUG_SEAL_NOW" default:"false" desc:"development only: each call seals and cuts a batch for every export, whatever the period"`

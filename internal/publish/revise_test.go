@@ -102,6 +102,23 @@ func TestRevisionStory(t *testing.T) {
 	}
 }
 
+// A key that is just young enough to be sent is young enough to be revised.
+func TestRevisionOfTheOldestKey(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	oldest := entest.Upload(1, 1, d.now())
+	oldest[0].Period = 10
+	oldest[0].Start = int32(exposure.IntervalOf(d.now().Add(-entest.Rules().MaxAge))) - oldest[0].Period
+	onset := func(up upload) upload {
+		up.SymptomOnset = oldest[0].Start
+		return up
+	}
+	token := d.accept(onset(d.upload(oldest, report(exposure.Likely)))).RevisionToken
+	if a := d.send(onset(d.upload(oldest).withToken(token))); a.Status != 200 {
+		t.Errorf("got status %d, code %q, want the revision accepted", a.Status, a.Code)
+	}
+}
+
 // An app may be configured to need no token.
 func TestSkipRevisionToken(t *testing.T) {
 	t.Parallel()

@@ -243,8 +243,9 @@ func permission(app app, covered []exposure.Covered) exposure.Permission {
 // acknowledge makes the answer to an upload that is stored. Should it fail, the
 // phone's next try finds the receipt and comes here again.
 func (s *Service) acknowledge(ctx context.Context, up judged, inserted int) (Outcome, error) {
-	// A key that is too old to be sent again cannot be revised either.
-	forget := exposure.IntervalOf(s.now().Add(-s.rules.MaxAge))
+	// A key that is too old to be sent again cannot be revised either. One that
+	// ended just MaxAge ago can be sent.
+	forget := exposure.IntervalOf(s.now().Add(-s.rules.MaxAge)) - 1
 	token, err := s.tokens.Seal(ctx, revision.Extend(up.covered, up.keys, forget))
 	if err != nil {
 		return Outcome{}, tryAgain(err)

@@ -146,7 +146,7 @@ func (db *DB) ReleaseBatch(ctx context.Context, b Batch) (err error) {
 // somebody else has done it, or will.
 func (db *DB) CompleteBatch(ctx context.Context, b Batch, files []File, now time.Time) (ok bool, err error) {
 	defer errs.Wrap(&err, "CompleteBatch(%d, %d files)", b.ID, len(files))
-	err = db.InTx(ctx, func(tx database.Tx) error {
+	err = db.inPatientTx(ctx, func(tx database.Tx) error {
 		n, err := database.Exec(ctx, tx, `
 			UPDATE export_batch
 			SET    done_at = $3
@@ -301,7 +301,7 @@ func renumberIndex(ctx context.Context, tx database.Tx, where string, arg any) e
 // bucket; files that it no longer lists may go after the longest cache life.
 func (db *DB) IndexWritten(ctx context.Context, exportID int, sequence int64, now time.Time) (err error) {
 	defer errs.Wrap(&err, "IndexWritten(%d, %d)", exportID, sequence)
-	return db.InTx(ctx, func(tx database.Tx) error {
+	return db.inPatientTx(ctx, func(tx database.Tx) error {
 		if _, err := tx.Exec(ctx, `
 			UPDATE export
 			SET    written_sequence = greatest(written_sequence, $2)
@@ -313,6 +313,18 @@ func (db *DB) IndexWritten(ctx context.Context, exportID int, sequence int64, no
 			SET    delisted_at = $3
 			WHERE  export_id = $1 AND delisted_at IS NULL AND delisted_sequence <= $2`, exportID, sequence, now)
 		return err
+	})
+}
+
+// inPatientTx is InTx for what a worker records of minutes of work. A sealer
+// holds an export's row from its cut to the end of the run, which is longer than
+// others may wait.
+func (db *DB) inPatientTx(ctx context.Context, f func(tx database.Tx) error) error {
+	return db.InTx(ctx, func(tx database.Tx) error {
+		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '30s'`); err != nil {
+			return err
+		}
+		return f(tx)
 	})
 }
 

@@ -1,6 +1,8 @@
 package store_test
 
 import (
+	"errors"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -8,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
 
+	"enkeyserver/internal/database"
 	"enkeyserver/internal/exposure/entest"
 	"enkeyserver/internal/store"
 )
@@ -233,5 +236,60 @@ func TestExportWithoutSigningKey(t *testing.T) {
 	l.now = l.now.Add(time.Hour)
 	if x := l.indexes(); len(x) != 1 || len(x[0].SigningKeys) != 1 {
 		t.Errorf("after the key's end: got %v, want an index signed by the last key", x)
+	}
+}
+
+// A sealer that cuts for many exports holds their rows for a while. What took a
+// worker minutes to make must not fail for that.
+func TestCompleteBatchWaitsForASealer(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	l.addExport("us", "US")
+	l.openBatches(1)
+	address, err := url.Parse(l.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := address.Query()
+	query.Set("lock_timeout", "100ms")
+	address.RawQuery = query.Encode()
+	hasty, err := store.Open(t.Context(), database.Settings{URL: address.String(), PoolMax: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hasty.Close()
+	b, _ := l.lease(time.Minute)
+	for _, tc := range []struct {
+		why string
+		do  func() error
+	}{
+		{"the end of a batch", func() error {
+			ok, err := hasty.CompleteBatch(t.Context(), b, []store.File{fileOf("us/1")}, l.now)
+			if err == nil && !ok {
+				err = errors.New("the lease was lost")
+			}
+			return err
+		}},
+		{"the writing of an index", func() error { return hasty.IndexWritten(t.Context(), b.ExportID, 1, l.now) }},
+	} {
+		held := make(chan struct{})
+		var g errgroup.Group
+		g.Go(func() error {
+			return l.InTx(t.Context(), func(tx database.Tx) error {
+				_, err := tx.Exec(t.Context(), `UPDATE export SET cut_at = cut_at`)
+				close(held)
+				if err == nil {
+					_, err = tx.Exec(t.Context(), `SELECT pg_sleep(0.4)`)
+				}
+				return err
+			})
+		})
+		<-held
+		if err := tc.do(); err != nil {
+			t.Errorf("%s: %v", tc.why, err)
+		}
+		if err := g.Wait(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

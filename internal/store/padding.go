@@ -67,33 +67,48 @@ const inCell = `EXISTS (
 
 // filling is one kind of record that is filled up to a minimum.
 type filling struct {
-	revised bool
-	min     int
-	fill    func(ctx context.Context, x exportRow, c cell, need int) error
+	of   func(t tally) bool // the kind
+	lack func(c cell) int   // how many a cell needs
+	fill func(ctx context.Context, x exportRow, c cell, need int) error
 }
 
 // fillings are the kinds, in their order: a revision may withdraw a padding key
-// that another export has not published yet and counts on.
+// that another export has not published yet and counts on. Keys that can still
+// be revised come last: of those, generated ones alone count, since they are
+// the company of later revisions, also where the batch is large by itself.
 func (s *sealing) fillings() []filling {
 	return []filling{
-		{true, s.MinRevised, s.padRevisions},
-		{false, s.MinRecords, s.padKeys},
+		{
+			of:   func(t tally) bool { return t.Revised },
+			lack: func(c cell) int { return s.MinRevised - c.real - c.padding },
+			fill: s.padRevisions,
+		},
+		{
+			of:   func(t tally) bool { return !t.Revised },
+			lack: func(c cell) int { return s.MinRecords - c.real - c.padding },
+			fill: s.padKeys,
+		},
+		{
+			of:   func(t tally) bool { return t.Revisable },
+			lack: func(c cell) int { return s.MinRevised - c.padding },
+			fill: s.padRevisable,
+		},
 	}
 }
 
 // pad fills up what an export is about to publish: each cell that holds a real
 // record of the kind to its minimum.
 func (s *sealing) pad(ctx context.Context, x exportRow, counts []tally, kind filling) error {
-	for _, c := range s.cells(counts, kind.revised) {
-		have := c.real + c.padding
-		if have >= kind.min {
+	for _, c := range s.cells(counts, kind.of) {
+		lacking := kind.lack(c)
+		if lacking <= 0 {
 			continue
 		}
 		extra, err := randomUpTo(s.PaddingRange)
 		if err != nil {
 			return err
 		}
-		if err := kind.fill(ctx, x, c, kind.min+extra-have); err != nil {
+		if err := kind.fill(ctx, x, c, lacking+extra); err != nil {
 			return err
 		}
 		s.result.Cells++
@@ -103,13 +118,18 @@ func (s *sealing) pad(ctx context.Context, x exportRow, counts []tally, kind fil
 
 // tally counts records of a kind and a key day in a stretch.
 type tally struct {
-	Day      exposure.Day
-	Regions  []string
-	Traveler bool
-	Revised  bool
-	Real     int
-	Padding  int
+	Day       exposure.Day
+	Regions   []string
+	Traveler  bool
+	Revised   bool
+	Revisable bool // published first, with a report that may change
+	Real      int
+	Padding   int
 }
+
+// revisable selects keys that are published first, with a report that may
+// change: likely, or a user's own (exposure.Decide).
+const revisable = `NOT revised AND report IN (2, 3)`
 
 // tally counts what a stretch publishes.
 func (s *sealing) tally(ctx context.Context, r stretch) ([]tally, error) {
@@ -117,19 +137,20 @@ func (s *sealing) tally(ctx context.Context, r stretch) ([]tally, error) {
 		return nil, nil
 	}
 	return database.All[tally](ctx, s.tx, `
-		SELECT   start_interval / 144 AS day, regions, traveler, revised,
+		SELECT   start_interval / 144 AS day, regions, traveler, revised, `+revisable+` AS revisable,
 		         count(*) FILTER (WHERE NOT padding) AS real, count(*) FILTER (WHERE padding) AS padding
 		FROM     (`+published+`) AS p
 		WHERE    `+covered+`
-		GROUP BY 1, regions, traveler, revised
+		GROUP BY 1, 2, 3, 4, 5
 		ORDER BY 1`, r.args()...)
 }
 
-// cells adds a tally up by cell, and leaves those out that hold no real key.
-func (s *sealing) cells(counts []tally, revised bool) []cell {
+// cells adds a tally of a kind up by cell, and leaves those out that hold no
+// real record.
+func (s *sealing) cells(counts []tally, kind func(t tally) bool) []cell {
 	byReach := map[string]*cell{}
 	for _, t := range counts {
-		if t.Revised != revised {
+		if !kind(t) {
 			continue
 		}
 		a := audience{t.Regions, t.Traveler}
@@ -200,14 +221,28 @@ type record struct {
 // padKeys adds generated keys that look like the real ones of their cell: each
 // real one's company at least once, then any one's.
 func (s *sealing) padKeys(ctx context.Context, x exportRow, c cell, need int) error {
+	return s.padLike(ctx, x, c, need, `NOT revised`)
+}
+
+// padRevisable adds generated keys that look like real ones of their cell that
+// can still be revised.
+func (s *sealing) padRevisable(ctx context.Context, x exportRow, c cell, need int) error {
+	return s.padLike(ctx, x, c, need, revisable)
+}
+
+// padLike adds copies of the real keys that a condition selects. It reads no
+// more of them than it copies.
+func (s *sealing) padLike(ctx context.Context, x exportRow, c cell, need int, which string) error {
 	regions, travelers := c.args()
 	models, err := database.All[record](ctx, s.tx, `
 		SELECT start_interval, period, report, risk, onset, regions, traveler
 		FROM   (`+published+`) AS p
-		WHERE  NOT revised AND NOT padding
+		WHERE  `+which+`
+		AND    NOT padding
 		AND    `+covered+`
 		AND    `+inCell+`
-		ORDER BY random()`, s.wholeRange(x).args(regions, travelers)...)
+		ORDER BY random()
+		LIMIT  $10`, s.wholeRange(x).args(regions, travelers, need)...)
 	if err != nil {
 		return err
 	}

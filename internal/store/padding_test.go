@@ -89,10 +89,11 @@ func TestRevisedPaddingComesFromElsewhereIfItMust(t *testing.T) {
 	l.options.MinRecords, l.options.MinRevised = 60, 40
 	l.add(l.upload(fortnight(100, l.now, 3, report(exposure.Likely), risk(4))))
 	l.seal()
-	l.options.MinRecords = 7
+	l.options.MinRecords, l.options.MinRevised = 7, 0
 	l.add(l.upload(fortnight(1, l.now, 3, report(exposure.Likely), risk(4))))
 	l.seal()
 	l.publish()
+	l.options.MinRevised = 40
 	l.add(l.upload(fortnight(1, l.now, 3), withToken(fortnight(1, l.now, 0))))
 	l.seal()
 	if n := len(byKey(l.publish()[0].Revised)); n != 40 {
@@ -135,4 +136,39 @@ func byExport(files []file) map[string]file {
 		found[f.Export] = f
 	}
 	return found
+}
+
+// A batch that is large enough needs no padding; but what is revised later must
+// not be the keys of one phone alone, so it gets keys that can be revised too.
+func TestRevisionsOfALargeBatchHaveCompany(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	l.addExport("us", "US")
+	l.options.MinRecords, l.options.MinRevised = 50, 20
+	l.add(l.upload(entest.Exposures(1000, 200, l.now)))
+	l.seal()
+	if n := len(l.publish()[0].Keys); n != 200 {
+		t.Errorf("a large batch that nobody can revise has %d keys, want the 200 real ones", n)
+	}
+
+	phone := fortnight(1, l.now, 3, report(exposure.Likely), risk(4))
+	l.add(l.upload(entest.Exposures(2000, 200, l.now)))
+	l.add(l.upload(phone))
+	l.seal()
+	first := byKey(l.publish()[0].Keys)
+	if n := len(first); n != 207+20 {
+		t.Errorf("a large batch has %d keys, want the 207 real ones and 20 that can be revised", n)
+	}
+
+	l.add(l.upload(fortnight(1, l.now, 3), withToken(phone)))
+	l.seal()
+	revised := l.publish()[0].Revised
+	if n := len(byKey(revised)); n != 20 {
+		t.Errorf("%d different keys are revised, want 20", n)
+	}
+	for _, k := range revised {
+		if was := first[k.Key]; was.Report != exposure.Likely || was.DaysSinceOnset != k.DaysSinceOnset {
+			t.Errorf("%v became %v, which no real key did", was, k)
+		}
+	}
 }

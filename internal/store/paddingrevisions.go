@@ -111,7 +111,7 @@ func (r *reviser) revise(ctx context.Context, models []change, from origin, limi
 		return nil
 	}
 	// Those that were picked already come up again.
-	keys, err := r.revisable(ctx, models, from, limit+len(r.picked))
+	keys, err := r.candidates(ctx, models, from, limit+len(r.picked))
 	if err != nil {
 		return err
 	}
@@ -129,9 +129,9 @@ func (r *reviser) revise(ctx context.Context, models []change, from origin, limi
 	return nil
 }
 
-// revisable picks padding keys of a cell and an origin that were never revised:
+// candidates picks padding keys of a cell and an origin that were never revised:
 // first those that say what the key of a model said, then at random.
-func (r *reviser) revisable(ctx context.Context, models []change, from origin, limit int) ([]record, error) {
+func (r *reviser) candidates(ctx context.Context, models []change, from origin, limit int) ([]record, error) {
 	regions, travelers := r.cell.args()
 	starts, periods, onsets := make([]int32, len(models)), make([]int16, len(models)), make([]*int16, len(models))
 	for i, m := range models {

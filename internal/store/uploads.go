@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgconn"
 	"github.com/jackc/pgx/v4"
 	"github.com/jackc/pgx/v4/pgxpool"
 
@@ -69,8 +70,8 @@ type Added struct {
 type Embargo func(e exposure.Exposure) time.Time
 
 // uploadAttempts bounds how often an upload starts over because its keys moved
-// under it. Each time means that a seal, or another upload of the same keys,
-// committed in between.
+// under it, or the schema did. Each time means that a seal, another upload of
+// the same keys, or a migration committed in between.
 const uploadAttempts = 4
 
 var errMoved = errors.New("keys were sealed or revised meanwhile")
@@ -98,7 +99,7 @@ func (db *DB) AddUpload(ctx context.Context, now time.Time, up Upload, embargo E
 			return added, nil
 		}
 		rollback(conn)
-		if !errors.Is(err, errMoved) {
+		if !errors.Is(err, errMoved) && !forgetOutdated(ctx, conn, err) {
 			return Added{}, err
 		}
 	}
@@ -249,27 +250,29 @@ func readEvents(results pgx.BatchResults) ([]event, error) {
 }
 
 // assemble joins the events of each key to what is known of it, and reports
-// errMoved when a key is neither new nor found.
+// errMoved when a key is neither new nor found. What is in the log, under the
+// start that was sent, is the key; the same bytes that wait under another start
+// will be discarded.
 func (f *found) assemble(uploaded []exposure.Exposure, inserted map[exposure.Key]bool, events []event) error {
-	known := map[exposure.Key]*exposure.Known{}
+	known := map[exposure.Key]*event{}
 	for _, e := range events {
-		if e.kind != 0 {
+		if old := known[e.Key]; e.kind != 0 || old != nil && old.sealed {
 			continue
 		}
-		known[e.Key] = &e.Known
+		known[e.Key] = &e
 		if e.sealed && inserted[e.Key] {
 			f.superfluous = append(f.superfluous, e.Key[:])
 		}
 	}
 	for _, e := range events {
-		if k := known[e.Key]; k != nil && e.kind == 1 {
+		if k := known[e.Key]; k != nil && e.kind == 1 && e.Start == k.Start {
 			k.Revised = e.Report
 		}
 	}
 	for _, up := range uploaded {
 		k := known[up.Key]
 		if k != nil {
-			f.known = append(f.known, *k)
+			f.known = append(f.known, k.Known)
 		}
 		if k == nil && !inserted[up.Key] && up.Report != exposure.Revoked {
 			return errMoved
@@ -400,4 +403,15 @@ func rollback(conn *pgxpool.Conn) {
 	if conn.Conn().PgConn().TxStatus() != 'I' {
 		_, _ = conn.Exec(ctx, `ROLLBACK`)
 	}
+}
+
+// forgetOutdated makes a connection prepare its statements anew if an error says
+// that a migration has changed what they give. The driver does not see that of
+// statements which it sends in one trip, and the connection would refuse every
+// upload for as long as it lives.
+func forgetOutdated(ctx context.Context, conn *pgxpool.Conn, err error) bool {
+	const featureNotSupported = "0A000" // "cached plan must not change result type"
+	failed, ok := errors.AsType[*pgconn.PgError](err)
+	statements := conn.Conn().StatementCache()
+	return ok && failed.Code == featureNotSupported && statements != nil && statements.Clear(ctx) == nil
 }

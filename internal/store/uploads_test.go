@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
 
+	"enkeyserver/internal/database"
 	"enkeyserver/internal/errs"
 	"enkeyserver/internal/exposure"
 	"enkeyserver/internal/exposure/entest"
@@ -216,5 +217,52 @@ func TestStatistics(t *testing.T) {
 	}
 	if got := l.count(`SELECT count(*) FROM upload_fact`); got != 0 {
 		t.Errorf("%d facts are left after sealing, want none", got)
+	}
+}
+
+// Code runs before and after each migration: a statement that was prepared
+// before must not refuse uploads for as long as its connection lives.
+func TestAddUploadAfterAMigration(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	db, err := store.OpenForUploads(t.Context(), database.Settings{URL: l.url, PoolMax: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for i, change := range []string{
+		`SELECT`,
+		`ALTER TABLE arrival ALTER COLUMN origin TYPE bigint`,
+		`ALTER TABLE exposure ALTER COLUMN origin TYPE bigint`,
+	} {
+		l.exec(change)
+		up := l.upload(entest.Exposures(10*i, 3, l.now))
+		if got, err := db.AddUpload(t.Context(), l.now, up, entest.Rules().Release); err != nil || got.Inserted != 3 {
+			t.Errorf("after %s: got %+v, %v, want 3 keys inserted", change, got, err)
+		}
+	}
+}
+
+// Who has a certificate and knows a published key may upload it under another
+// start, and even revise that. It will be discarded; until then it must not
+// make the owner's revision look forbidden for ever.
+func TestAnotherStartDoesNotForbidTheRevision(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	likely := entest.Exposures(1, 1, l.now, report(exposure.Likely))
+	elsewhen := entest.Exposures(1, 1, l.now, report(exposure.Likely), func(e *exposure.Exposure) { e.Start -= 144 })
+	l.add(l.upload(likely))
+	l.seal()
+	l.add(l.upload(elsewhen))
+	l.add(l.upload(entest.Exposures(1, 1, l.now, func(e *exposure.Exposure) { e.Start -= 144 }), withToken(elsewhen)))
+
+	if _, err := l.try(l.upload(entest.Exposures(1, 1, l.now), withToken(likely))); err == nil || errs.KindOf(err) != errs.Internal {
+		t.Errorf("got %v, want to be told to try again", err)
+	}
+	if got := l.seal(); got.Discarded != 2 {
+		t.Errorf("got %+v, want 2 discarded", got)
+	}
+	if got := l.add(l.upload(entest.Exposures(1, 1, l.now), withToken(likely))); got.Revised != 1 {
+		t.Errorf("got %+v, want the revision stored", got)
 	}
 }

@@ -11,7 +11,7 @@ import (
 // Chaff waits before it is answered, so that it takes many connections to send
 // much of it. A country of 60 million phones sends 350 a second.
 const (
-	chaffConnections = 64
+	chaffConnections = 256
 	chaffRate        = 1000 // a second
 )
 
@@ -31,47 +31,90 @@ func (b *bench) chaffRequests(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		requests := make([][]byte, b.chaff)
-		for i := range requests {
-			requests[i] = written(publishPath, "X-Chaff: 1\r\n", up.Body)
-		}
-		g := b.report.group("chaff", "requests of %d bytes, %d a second", len(requests[0]), chaffRate)
-		f := g.figure("server", "CPU ms", atMost(0.06)).beside("an empty handler of net/http, at the same rate")
-		database := g.figure("PostgreSQL", "CPU ms", nil)
-		return errors.Join(b.chaffAll(ctx, s, requests, chaffTargets{p, plain}, f, database), plain.stop())
+		c := newChaffing(b, s, written(publishPath, "X-Chaff: 1\r\n", up.Body))
+		c.service, c.plain = target{address(p.URL()), p.PID()}, target{plain.addr, plain.cmd.Process.Pid}
+		return errors.Join(b.chaffAll(ctx, c), plain.stop())
 	})
 }
 
-type chaffTargets struct {
-	service *system.Process
-	plain   *plainServer
+// chaffing is the figures of chaff, and what they are measured on.
+type chaffing struct {
+	*stage
+	requests       [][]byte
+	service, plain target
+
+	rate, busy, steady, postgres *figure
 }
 
-func (b *bench) chaffAll(ctx context.Context, s *stage, requests [][]byte, to chaffTargets, server, database *figure) error {
+// target is a server, as others see it.
+type target struct {
+	addr string
+	pid  int
+}
+
+func newChaffing(b *bench, s *stage, request []byte) *chaffing {
+	g := b.report.group("chaff", "requests of %d bytes", len(request))
+	const plain = "an empty handler of net/http, "
+	c := &chaffing{
+		stage:    s,
+		busy:     g.figure("server, as fast as it can", "CPU ms", atMost(0.06)).beside(plain + "as fast as it can"),
+		rate:     g.figure("requests then", "1/s", nil).beside(plain + "as fast as it can"),
+		steady:   g.figure(fmt.Sprintf("server, %d a second", chaffRate), "CPU ms", nil).beside(plain + "at the same rate"),
+		postgres: g.figure("PostgreSQL", "CPU ms", nil),
+	}
+	for range b.chaff {
+		c.requests = append(c.requests, request)
+	}
+	return c
+}
+
+func (b *bench) chaffAll(ctx context.Context, c *chaffing) error {
 	for n := range b.repeats + 1 {
 		b.say("chaff: %d of %d", n, b.repeats)
-		used, err := s.sendChaff(ctx, address(to.service.URL()), to.service.PID(), requests)
-		if err != nil {
+		if n == 1 { // the first was to warm up
+			c.rate.reset()
+			c.busy.reset()
+			c.steady.reset()
+			c.postgres.reset()
+		}
+		if err := c.repeat(ctx); err != nil {
 			return err
 		}
-		nothing, err := s.sendChaff(ctx, to.plain.addr, to.plain.cmd.Process.Pid, requests)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			continue // warming up
-		}
-		server.add(each(used.service, len(requests)))
-		server.plain(each(nothing.service, len(requests)))
-		database.add(each(used.postgres, len(requests)))
 	}
 	return nil
 }
 
-func (s *stage) sendChaff(ctx context.Context, addr string, pid int, requests [][]byte) (usage, error) {
-	to := load{addr: addr, connections: chaffConnections, rate: chaffRate}
-	return s.observe(pid, func() error {
-		shots, err := to.run(ctx, requests, nil)
+func (c *chaffing) repeat(ctx context.Context) error {
+	n := len(c.requests)
+	for _, run := range []struct {
+		to        target
+		rate      float64
+		cpu, done func(float64)
+	}{
+		{c.service, 0, c.busy.add, c.rate.add},
+		{c.plain, 0, c.busy.plain, c.rate.plain},
+		{c.service, chaffRate, c.steady.add, nil},
+		{c.plain, chaffRate, c.steady.plain, nil},
+	} {
+		used, err := c.send(ctx, run.to, run.rate)
+		if err != nil {
+			return err
+		}
+		run.cpu(each(used.service, n))
+		if run.done != nil {
+			run.done(perSecond(n, used.elapsed))
+		}
+		if run.to == c.service {
+			c.postgres.add(each(used.postgres, n))
+		}
+	}
+	return nil
+}
+
+func (c *chaffing) send(ctx context.Context, to target, rate float64) (usage, error) {
+	l := load{addr: to.addr, connections: chaffConnections, rate: rate}
+	return c.observe(to.pid, func() error {
+		shots, err := l.run(ctx, c.requests, nil)
 		if n := refused(shots); err == nil && n > 0 {
 			err = fmt.Errorf("%d of %d were refused", n, len(shots))
 		}

@@ -58,7 +58,7 @@ type exporting struct {
 	keys int
 
 	time, worker, postgres, memory, bytes *figure
-	read, pack, hash                      *figure
+	pack, hash                            *figure
 }
 
 func newExporting(b *bench, s *stage, m metadata, keys int) *exporting {
@@ -72,7 +72,7 @@ func newExporting(b *bench, s *stage, m metadata, keys int) *exporting {
 		worker:   g.figure("worker", "CPU s", nil).beside("deflate and SHA-256 of so many random bytes"),
 		postgres: g.figure("PostgreSQL", "CPU s", nil).beside("COPY of the same rows"),
 		memory:   g.figure("worker's memory, peak", "MiB", atMost(64)),
-		bytes:    g.figure("size of the files", "bytes a key", atMost(17.8)).beside("the keys, which are random"),
+		bytes:    g.figure("size of the files", "bytes a key", m.size).beside("the keys, which are random"),
 		pack:     g.figure("(deflate of the keys alone)", "s", nil),
 		hash:     g.figure("(SHA-256 of the keys alone)", "s", nil),
 	}

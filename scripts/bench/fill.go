@@ -28,6 +28,7 @@ const (
 // gives $1 uploads of fourteen keys, newest on the day before $2.
 type metadata struct {
 	name string
+	size *goal // of the files, in bytes a key
 	sql  string
 }
 
@@ -36,7 +37,7 @@ type metadata struct {
 // symptoms, one to eight days ago, and four days are assumed for the others; a
 // few phones were set up anew in the middle of a day.
 func realistic() metadata {
-	return metadata{"realistic", `
+	return metadata{"realistic", atMost(17.8), `
 		SELECT decode(md5(random()::text || person.n || '/' || day), 'hex') AS key,
 		       ($2::integer - day) * 144 AS start_interval,
 		       CASE WHEN a < 248 THEN 144 ELSE 12 + a % 120 END AS period,
@@ -55,7 +56,7 @@ func realistic() metadata {
 // even is the worst that can come: each value that is allowed, as often as any
 // other, whatever the other keys of the phone.
 func even() metadata {
-	return metadata{"even", `
+	return metadata{"even", nil, `
 		SELECT decode(md5(random()::text || n || '/' || day), 'hex') AS key,
 		       ($2::integer - day) * 144 AS start_interval,
 		       1 + floor(random() * 144) AS period,

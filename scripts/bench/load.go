@@ -63,7 +63,8 @@ func (r *loading) connection(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	hangUp := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer hangUp()
 	in := bufio.NewReaderSize(conn, 16<<10)
 	var mine []shot
 	for {

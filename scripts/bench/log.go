@@ -123,7 +123,7 @@ func (l *sealing) repeat(ctx context.Context, keys int) error {
 	if err := l.sealUnderLoad(ctx, keys); err != nil {
 		return err
 	}
-	if err := l.cutAll(ctx, keys); err != nil {
+	if err := l.cutAll(ctx); err != nil {
 		return err
 	}
 	return l.sealPlainly(ctx)
@@ -205,7 +205,7 @@ func (l *sealing) watch(shots []shot, begin, end time.Time) {
 	l.refused.add(float64(refused(shots)))
 }
 
-func (l *sealing) cutAll(ctx context.Context, keys int) error {
+func (l *sealing) cutAll(ctx context.Context) error {
 	var done export.Cut
 	used, err := l.observe(0, func() (err error) {
 		done, err = createBatches(ctx, l.cutter)

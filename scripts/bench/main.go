@@ -22,8 +22,9 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+	err := run(ctx, os.Args[1:])
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -82,7 +83,7 @@ func parse(args []string) (options, error) {
 		return o, err
 	}
 	o.only = strings.Split(only, ",")
-	o.uploads, o.chaff = 6000, 4000
+	o.uploads, o.chaff = 6000, 5000
 	if quick {
 		o.retained, o.keys = min(o.retained, quickKeys), min(o.keys, quickKeys)
 		o.uploads, o.chaff = quickUploads, quickUploads

@@ -80,7 +80,16 @@ func (f *figure) beside(name string) *figure {
 	return f
 }
 
-func (f *figure) add(v float64)   { f.Values = append(f.Values, v) }
+func (f *figure) add(v float64) { f.Values = append(f.Values, v) }
+
+// reset forgets what was measured to warm up.
+func (f *figure) reset() {
+	f.Values = nil
+	if f.Limit != nil {
+		f.Limit.Values = nil
+	}
+}
+
 func (f *figure) plain(v float64) { f.Limit.Values = append(f.Limit.Values, v) }
 
 // MarshalJSON adds the summaries to the values.
