@@ -7,7 +7,6 @@ import (
 	"net/http"
 
 	"enkeyserver/internal/app"
-	"enkeyserver/internal/attestation"
 	"enkeyserver/internal/attestation/vendors"
 	"enkeyserver/internal/keys"
 	"enkeyserver/internal/publish"
@@ -19,8 +18,7 @@ import (
 type settings struct {
 	app.Settings // port, logging, database
 	Publish      publish.Settings
-	Devices      attestation.Settings
-	Vendors      vendors.Settings
+	Devices      vendors.Settings
 }
 
 func main() { app.Main(run) }
@@ -43,11 +41,7 @@ func run(ctx context.Context, a *app.App, s settings) error {
 		Now:       a.Now,
 		Retention: s.Publish.TokenRetention(),
 	})
-	asked, err := vendors.Open(ctx, s.Vendors, vendors.Deps{Now: a.Now, DevelopmentOnly: a.DevelopmentOnly})
-	if err != nil {
-		return err
-	}
-	devices, err := attestation.New(s.Devices, asked)
+	devices, err := vendors.NewVerifier(ctx, s.Devices, vendors.Deps{Now: a.Now, DevelopmentOnly: a.DevelopmentOnly})
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 	"enkeyserver/internal/exposure/entest"
 )
 
-// The vectors of docs/attestation-apps.md.
+// The vectors of docs/app-developers.md.
 func TestDigestVectors(t *testing.T) {
 	t.Parallel()
 	keys := []exposure.Submitted{

@@ -37,7 +37,7 @@ func (d Device) prove(digest Digest, now time.Time) (string, error) {
 	return d.Prove(digest, now)
 }
 
-// digest is that of an upload as docs/attestation-apps.md tells authors of apps
+// digest is that of an upload as docs/app-developers.md tells authors of apps
 // to make it.
 func (up *Upload) digest(app string) Digest {
 	var keys []string

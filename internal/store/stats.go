@@ -72,13 +72,16 @@ const attestedDays = 7
 func (db *DB) AttestedUploads(ctx context.Context, now time.Time) (_ []AttestedUploads, err error) {
 	defer errs.Wrap(&err, "AttestedUploads")
 	today := exposure.DayOf(now).Time()
+	// A count that falls to nothing must be seen to: there is a row for each.
 	return database.All[AttestedUploads](ctx, db, `
-		SELECT   bin / 10 AS platform, bin % 10 AS attestation, sum(n)::bigint AS n
-		FROM     upload_count
-		WHERE    measure = 'attestation'
-		AND      day >= $1::date AND day < $2::date
-		GROUP BY bin
-		ORDER BY bin`, today.AddDate(0, 0, -attestedDays), today)
+		SELECT     platform, attestation, coalesce(sum(c.n), 0)::bigint AS n
+		FROM       generate_series(0, 2) AS platform
+		CROSS JOIN generate_series(0, 2) AS attestation
+		LEFT JOIN  upload_count c
+		ON         c.measure = 'attestation' AND c.bin = platform * 10 + attestation
+		AND        c.day >= $1::date AND c.day < $2::date
+		GROUP BY   platform, attestation
+		ORDER BY   platform, attestation`, today.AddDate(0, 0, -attestedDays), today)
 }
 
 // The last bin of each distribution holds all that is older.

@@ -48,6 +48,17 @@ const (
 	AttestationDoubtful Attestation = 2 // not believed, or missing, and the upload taken all the same
 )
 
+// String is the outcome's word.
+func (a Attestation) String() string {
+	switch a {
+	case AttestationGenuine:
+		return "genuine"
+	case AttestationDoubtful:
+		return "doubtful"
+	}
+	return "none"
+}
+
 // Platform is the kind of phone, as far as statistics care.
 type Platform int16
 
@@ -57,6 +68,17 @@ const (
 	PlatformAndroid Platform = 1
 	PlatformIOS     Platform = 2
 )
+
+// String is the platform's word.
+func (p Platform) String() string {
+	switch p {
+	case PlatformAndroid:
+		return "android"
+	case PlatformIOS:
+		return "ios"
+	}
+	return "unknown"
+}
 
 // Added tells what AddUpload did.
 type Added struct {

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 
 	"enkeyserver/internal/app"
-	"enkeyserver/internal/attestation"
 	"enkeyserver/internal/attestation/vendors"
 	"enkeyserver/internal/cleanup"
 	"enkeyserver/internal/config"
@@ -27,7 +26,6 @@ const file = "docs/configuration.md"
 // names by which its main.go calls them.
 var settings = map[string]any{
 	"publish.Settings":       publish.Settings{},
-	"attestation.Settings":   attestation.Settings{},
 	"vendors.Settings":       vendors.Settings{},
 	"export.BatcherSettings": export.BatcherSettings{},
 	"export.WorkerSettings":  export.WorkerSettings{},

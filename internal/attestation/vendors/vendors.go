@@ -22,8 +22,11 @@ import (
 	"enkeyserver/internal/errs"
 )
 
-// Settings are the accounts at Google and Apple.
+// Settings are all that devices are judged with: here, and by Google and Apple,
+// where they are accounts.
 type Settings struct {
+	Here attestation.Settings
+
 	GoogleCredentials string `envconfig:"PLAY_INTEGRITY_CREDENTIALS" desc:"secret; JSON of the service account that may open standard Play Integrity tokens, or the word default for the account of the platform that this runs on; empty: no standard tokens"`
 	GoogleEndpoint    string `envconfig:"PLAY_INTEGRITY_ENDPOINT" desc:"development only: URL that is asked in place of Google's"`
 
@@ -42,6 +45,16 @@ type Deps struct {
 
 	Now             func() time.Time
 	DevelopmentOnly func(name string, set bool) error
+}
+
+// NewVerifier gives a verifier that asks Google and Apple what it cannot judge
+// itself. It asks nobody yet.
+func NewVerifier(ctx context.Context, s Settings, d Deps) (*attestation.Verifier, error) {
+	asked, err := Open(ctx, s, d)
+	if err != nil {
+		return nil, err
+	}
+	return attestation.New(s.Here, asked)
 }
 
 // Open gives a verifier's dependencies: a client for each vendor that the
