@@ -25,15 +25,18 @@ func (s *Service) attest(ctx context.Context, t attempt) (store.Attestation, err
 	}
 	digest := attestation.DigestOf(t.req.App, t.req.Keys, t.req.Certificate)
 	verdict, err := s.devices.Verify(ctx, t.req.DeclaredPlatform, t.req.DeviceProof, digest, *t.app.policy, t.now)
+	return counted(verdict), err
+}
+
+// counted is what statistics keep of a verdict.
+func counted(v attestation.Verdict) store.Attestation {
 	switch {
-	case err != nil:
-		return store.AttestationNone, err
-	case verdict.Doubt != nil:
-		return store.AttestationDoubtful, nil
-	case verdict.Genuine():
-		return store.AttestationGenuine, nil
+	case v.Doubt != nil:
+		return store.AttestationDoubtful
+	case v.Genuine():
+		return store.AttestationGenuine
 	}
-	return store.AttestationNone, nil
+	return store.AttestationNone
 }
 
 // addAsking is add for an upload whose proof a vendor has to judge. Vendors
