@@ -164,14 +164,18 @@ func TestSettings(t *testing.T) {
 	l := newLab(t)
 	_, err := empty.Verify(t.Context(), "android", must(google.Classic(l.app, l.digest, l.now)), l.digest, l.policy, l.now)
 	wantRetry(t, err, attestation.ErrMisconfigured)
+	wantRetry(t, empty.Lacks(l.policy), attestation.ErrMisconfigured) // before the first upload
+	if err := l.Lacks(l.policy); err != nil {
+		t.Errorf("with all keys and accounts: %v", err)
+	}
+	if err := empty.Lacks(attestation.Policy{}); err != nil {
+		t.Errorf("without a policy: %v", err)
+	}
 }
 
 func TestSettingsCanBeRead(t *testing.T) {
 	t.Parallel()
-	var all struct {
-		attestation.Settings
-		Vendors vendors.Settings
-	}
+	var all vendors.Settings
 	want := []string{
 		"PLAY_INTEGRITY_DECRYPTION_KEY", "PLAY_INTEGRITY_VERIFICATION_KEY", "APP_ATTEST_ROOTS", "SAFETYNET_ROOTS",
 		"PLAY_INTEGRITY_CREDENTIALS", "PLAY_INTEGRITY_ENDPOINT",
