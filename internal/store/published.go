@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 
+	"enkeyserver/internal/database"
 	"enkeyserver/internal/errs"
 	"enkeyserver/internal/exposure"
 )
@@ -46,34 +47,37 @@ func overlap(a, b []string) bool {
 //
 // A key that was revised in the same epochs counts once, with its outcome; one
 // that was withdrawn in them does not count, for nobody has seen it. A revision
-// of an older key counts as revised.
+// whose key is older counts as revised.
+//
+// The join is a full one, and told from coalesce, so that PostgreSQL can only
+// hash it: it has no idea how many revisions there are among the newest rows,
+// takes them for one, and would go through all of them for each key.
 const published = `
-	WITH revision AS MATERIALIZED (
-		SELECT key, start_interval, period, report, risk, onset, regions, traveler, padding
+	SELECT    coalesce(p.key, r.key) AS key,
+	          coalesce(p.start_interval, r.start_interval) AS start_interval,
+	          coalesce(p.period, r.period) AS period,
+	          coalesce(r.report, p.report) AS report,
+	          coalesce(r.risk, p.risk) AS risk,
+	          CASE WHEN r.event IS NULL THEN p.onset ELSE r.onset END AS onset,
+	          coalesce(p.regions, r.regions) AS regions,
+	          coalesce(p.traveler, r.traveler) AS traveler,
+	          coalesce(p.padding, r.padding) AS padding,
+	          coalesce(p.event, 1) = 1 AS revised
+	FROM      (
+		SELECT key, event, start_interval, period, report, risk, onset, regions, traveler, padding
+		FROM   exposure
+		WHERE  event = 0
+		AND    epoch BETWEEN $1 AND $2
+		AND    start_interval >= $3 AND start_interval < $4
+	) AS p
+	FULL JOIN (
+		SELECT key, event, start_interval, period, report, risk, onset, regions, traveler, padding
 		FROM   exposure
 		WHERE  event = 1
 		AND    epoch BETWEEN $1 AND $2
 		AND    start_interval >= $3 AND start_interval < $4
-	)
-	SELECT    p.key, p.start_interval, p.period,
-	          coalesce(r.report, p.report) AS report,
-	          coalesce(r.risk, p.risk) AS risk,
-	          CASE WHEN r.key IS NULL THEN p.onset ELSE r.onset END AS onset,
-	          p.regions, p.traveler, p.padding, false AS revised
-	FROM      exposure p
-	LEFT JOIN revision r ON r.key = p.key AND r.start_interval = p.start_interval
-	WHERE     p.event = 0
-	AND       p.epoch BETWEEN $1 AND $2
-	AND       p.start_interval >= $3 AND p.start_interval < $4
-	AND       coalesce(r.report, p.report) <> 5
-	UNION ALL
-	SELECT    r.key, r.start_interval, r.period, r.report, r.risk, r.onset,
-	          r.regions, r.traveler, r.padding, true
-	FROM      revision r
-	WHERE     NOT EXISTS (
-		SELECT FROM exposure p
-		WHERE  p.key = r.key AND p.start_interval = r.start_interval AND p.event = 0 AND p.epoch >= $1
-	)`
+	) AS r ON r.key = p.key AND r.start_interval = p.start_interval
+	WHERE     coalesce(p.event, 1) = 1 OR coalesce(r.report, p.report) <> 5`
 
 // covered is Filter.Covers in SQL, for input regions $5, excluded regions $6
 // and the rule for travellers $7.
@@ -115,7 +119,18 @@ func (db *DB) BatchKeys(ctx context.Context, b Batch, number int) iter.Seq2[expo
 
 // BatchRevisions streams the revisions that a file publishes, in the same order.
 func (db *DB) BatchRevisions(ctx context.Context, b Batch, number int) iter.Seq2[exposure.Exposure, error] {
-	return db.streamPart(ctx, b, number, `revised`)
+	return func(yield func(exposure.Exposure, error) bool) {
+		// Many batches have none, and this is known without reading their keys.
+		some, _, err := database.One[bool](ctx, db, `
+			SELECT EXISTS (SELECT FROM exposure WHERE event = 1 AND epoch BETWEEN $1 AND $2)`, b.FirstEpoch, b.LastEpoch)
+		if err != nil {
+			yield(exposure.Exposure{}, fmt.Errorf("BatchRevisions(batch %d, file %d): %w", b.ID, number, err))
+			return
+		}
+		if some {
+			db.streamPart(ctx, b, number, `revised`)(yield)
+		}
+	}
 }
 
 // streamPart asks day by day: the days follow one another in the order of the
