@@ -43,6 +43,7 @@ CREATE TABLE authorized_app (
     regions text[] NOT NULL,
     skip_certificate boolean DEFAULT false NOT NULL,
     skip_revision_token boolean DEFAULT false NOT NULL,
+    attestation jsonb,
     CONSTRAINT authorized_app_app_id_check CHECK ((app_id = lower(app_id)))
 );
 
@@ -249,7 +250,7 @@ CREATE TABLE upload_count (
     measure text NOT NULL,
     bin smallint NOT NULL,
     n bigint NOT NULL,
-    CONSTRAINT upload_count_measure_check CHECK ((measure = ANY (ARRAY['platform'::text, 'keys'::text, 'revision'::text, 'no-onset'::text, 'key-age'::text, 'onset-age'::text])))
+    CONSTRAINT upload_count_measure_check CHECK ((measure = ANY (ARRAY['platform'::text, 'keys'::text, 'revision'::text, 'no-onset'::text, 'key-age'::text, 'onset-age'::text, 'attestation'::text])))
 );
 
 CREATE TABLE upload_fact (
@@ -259,7 +260,8 @@ CREATE TABLE upload_fact (
     keys smallint NOT NULL,
     revision boolean NOT NULL,
     key_ages smallint[] NOT NULL,
-    onset_age smallint
+    onset_age smallint,
+    attestation smallint NOT NULL
 );
 
 ALTER TABLE ONLY arrival

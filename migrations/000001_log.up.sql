@@ -26,7 +26,8 @@ CREATE TABLE authorized_app (
     app_id              text    PRIMARY KEY CHECK (app_id = lower(app_id)),
     regions             text[]  NOT NULL,
     skip_certificate    boolean NOT NULL DEFAULT false,
-    skip_revision_token boolean NOT NULL DEFAULT false
+    skip_revision_token boolean NOT NULL DEFAULT false,
+    attestation         jsonb                         -- what its devices must prove; NULL: nothing
 );
 
 CREATE TABLE authorized_app_authority (
@@ -178,7 +179,8 @@ CREATE TABLE upload_fact (
     keys            smallint    NOT NULL,
     revision        boolean     NOT NULL,
     key_ages        smallint[]  NOT NULL,            -- whole days, one a key
-    onset_age       smallint                         -- whole days; NULL: not told
+    onset_age       smallint,                        -- whole days; NULL: not told
+    attestation     smallint    NOT NULL             -- of the device: 0 none, 1 genuine, 2 doubtful
 );
 
 -- Sums of facts: how many of what on a day.
@@ -186,8 +188,8 @@ CREATE TABLE upload_count (
     authority_id    integer  NOT NULL,
     day             date     NOT NULL,
     measure         text     NOT NULL
-                    CHECK (measure IN ('platform', 'keys', 'revision', 'no-onset', 'key-age', 'onset-age')),
-    bin             smallint NOT NULL,               -- platform, or days
+                    CHECK (measure IN ('platform', 'keys', 'revision', 'no-onset', 'key-age', 'onset-age', 'attestation')),
+    bin             smallint NOT NULL,               -- platform, days, or platform × 10 + attestation
     n               bigint   NOT NULL,
     PRIMARY KEY (authority_id, day, measure, bin)
 );

@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"enkeyserver/internal/app"
+	"enkeyserver/internal/attestation/vendors"
 	"enkeyserver/internal/keys"
 	"enkeyserver/internal/publish"
 	"enkeyserver/internal/revision"
@@ -17,6 +18,7 @@ import (
 type settings struct {
 	app.Settings // port, logging, database
 	Publish      publish.Settings
+	Devices      vendors.Settings
 }
 
 func main() { app.Main(run) }
@@ -39,9 +41,14 @@ func run(ctx context.Context, a *app.App, s settings) error {
 		Now:       a.Now,
 		Retention: s.Publish.TokenRetention(),
 	})
+	devices, err := vendors.NewVerifier(ctx, s.Devices, vendors.Deps{Now: a.Now, DevelopmentOnly: a.DevelopmentOnly})
+	if err != nil {
+		return err
+	}
 	service, err := publish.NewService(s.Publish, publish.Deps{
 		Store:           db,
 		Tokens:          tokens,
+		Devices:         devices,
 		Now:             a.Now,
 		DevelopmentOnly: a.DevelopmentOnly,
 		Maintenance:     s.MaintenanceMode,

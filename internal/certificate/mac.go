@@ -1,11 +1,9 @@
 package certificate
 
 import (
-	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"slices"
-	"strconv"
 
 	"enkeyserver/internal/exposure"
 )
@@ -14,7 +12,7 @@ import (
 // the keys that it will send and gives it to the authority, which signs it
 // without learning the keys.
 func MAC(sent []exposure.Submitted, secret []byte) []byte {
-	return mac(sent, secret, withRisk)
+	return mac(exposure.SignedText(sent), secret)
 }
 
 // covers tells whether a claim is the HMAC of the keys. Phones that do not
@@ -28,37 +26,13 @@ func covers(claim string, sent []exposure.Submitted, secret []byte) bool {
 	if hmac.Equal(got, MAC(sent, secret)) {
 		return true
 	}
-	return noRisk(sent) && hmac.Equal(got, mac(sent, secret, withoutRisk))
+	return noRisk(sent) && hmac.Equal(got, mac(exposure.SignedTextWithoutRisk(sent), secret))
 }
 
-func mac(sent []exposure.Submitted, secret []byte, segment func([]byte, exposure.Submitted) []byte) []byte {
-	sorted := slices.Clone(sent)
-	slices.SortStableFunc(sorted, func(a, b exposure.Submitted) int { return cmp.Compare(a.Text, b.Text) })
-	var text []byte
-	for i, s := range sorted {
-		if i > 0 {
-			text = append(text, ',')
-		}
-		text = segment(text, s)
-	}
+func mac(text, secret []byte) []byte {
 	h := hmac.New(sha256.New, secret)
 	h.Write(text)
 	return h.Sum(nil)
-}
-
-// withoutRisk appends key.start.period, the key's base64 exactly as sent.
-func withoutRisk(text []byte, s exposure.Submitted) []byte {
-	text = append(text, s.Text...)
-	text = append(text, '.')
-	text = strconv.AppendInt(text, int64(s.Start), 10)
-	text = append(text, '.')
-	return strconv.AppendInt(text, int64(s.Period), 10)
-}
-
-// withRisk appends key.start.period.risk.
-func withRisk(text []byte, s exposure.Submitted) []byte {
-	text = append(withoutRisk(text, s), '.')
-	return strconv.AppendInt(text, int64(s.Risk), 10)
 }
 
 func noRisk(sent []exposure.Submitted) bool {

@@ -186,7 +186,10 @@ func TestFileOf(t *testing.T) {
 	c.Exports = append([]store.ExportConfig{past}, c.Exports...)
 	o.apply(c, configuration.KeepOthers)
 
-	f := configuration.FileOf(o.configuration(), o.now)
+	f, err := configuration.FileOf(o.configuration(), o.now)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if len(f.Exports) != 1 {
 		t.Errorf("%d exports are written, want the one that has not ended", len(f.Exports))
 	}

@@ -144,6 +144,7 @@ func (c *checker) apps() (all []store.AppConfig) {
 		all = append(all, store.AppConfig{
 			AppID: id, Regions: c.regions("regions", a.Regions), Authorities: c.set("healthAuthorities", a.HealthAuthorities),
 			SkipCertificate: a.SkipCertificate, SkipRevisionToken: a.SkipRevisionToken,
+			Attestation: c.attestation(a.Attestation),
 		})
 	}
 	return all

@@ -5,6 +5,8 @@ package configuration
 import (
 	"strings"
 	"time"
+
+	"enkeyserver/internal/attestation"
 )
 
 // File is the configuration as operators write it, in YAML.
@@ -49,6 +51,9 @@ type AuthorizedApp struct {
 	HealthAuthorities []string `yaml:"healthAuthorities,flow" json:"healthAuthorities"`
 	SkipCertificate   bool     `yaml:"skipCertificate" json:"skipCertificate"`
 	SkipRevisionToken bool     `yaml:"skipRevisionToken" json:"skipRevisionToken"`
+
+	// Attestation is what the app's devices must prove; nil: nothing.
+	Attestation *attestation.Policy `yaml:"attestation,omitempty" json:"attestation,omitempty"`
 }
 
 // SigningKey signs the files of exports.

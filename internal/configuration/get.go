@@ -7,12 +7,15 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"enkeyserver/internal/errs"
 	"enkeyserver/internal/store"
 )
 
 // FileOf is the file that says what a configuration says. Exports that have
-// ended at now are left out: to the operator they are removed.
-func FileOf(c store.Configuration, now time.Time) File {
+// ended at now are left out: to the operator they are removed. A policy that
+// cannot be read is an error, for a file without it would take it away.
+func FileOf(c store.Configuration, now time.Time) (_ File, err error) {
+	defer errs.Wrap(&err, "configuration.FileOf")
 	f := File{
 		HealthAuthorities: []HealthAuthority{}, AuthorizedApps: []AuthorizedApp{},
 		SigningKeys: []SigningKey{}, Exports: []Export{},
@@ -23,9 +26,14 @@ func FileOf(c store.Configuration, now time.Time) File {
 		})
 	}
 	for _, a := range c.Apps {
+		policy, err := policyOf(a)
+		if err != nil {
+			return File{}, err
+		}
 		f.AuthorizedApps = append(f.AuthorizedApps, AuthorizedApp{
 			ID: a.AppID, Regions: a.Regions, HealthAuthorities: a.Authorities,
 			SkipCertificate: a.SkipCertificate, SkipRevisionToken: a.SkipRevisionToken,
+			Attestation: policy,
 		})
 	}
 	for _, k := range c.SigningKeys {
@@ -38,7 +46,7 @@ func FileOf(c store.Configuration, now time.Time) File {
 			f.Exports = append(f.Exports, exportOf(x))
 		}
 	}
-	return f
+	return f, nil
 }
 
 func publicKeysOf(list []store.AuthorityKeyConfig) []PublicKey {

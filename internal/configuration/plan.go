@@ -296,6 +296,7 @@ func (p *planner) noteApp(a store.AppConfig) {
 	} else if len(a.Authorities) == 0 {
 		p.Notes = append(p.Notes, fmt.Sprintf("app %s has no health authority: its uploads are refused", a.AppID))
 	}
+	p.noteAttestation(a)
 }
 
 // difference lists the fields that are not the same; both lists are complete and
@@ -336,12 +337,13 @@ func authorityFields(a store.AuthorityConfig) []Field {
 }
 
 func appFields(a store.AppConfig) []Field {
-	return []Field{
+	fields := []Field{
 		{Name: "regions", New: strings.Join(a.Regions, " ")},
 		{Name: "healthAuthorities", New: strings.Join(a.Authorities, " ")},
 		{Name: "skipCertificate", New: yes(a.SkipCertificate)},
 		{Name: "skipRevisionToken", New: yes(a.SkipRevisionToken)},
 	}
+	return append(fields, policyFields(a)...)
 }
 
 func signingKeyFields(k store.SigningKeyConfig) []Field {

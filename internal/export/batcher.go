@@ -7,11 +7,13 @@ package export
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"enkeyserver/internal/errs"
 	"enkeyserver/internal/exposure"
 	"enkeyserver/internal/store"
+	"enkeyserver/internal/telemetry"
 )
 
 // BatcherSettings are those of the export batcher.
@@ -91,5 +93,21 @@ func (b *Batcher) Run(ctx context.Context) (_ any, err error) {
 		MaxRecords:   b.settings.MaxRecords,
 		MinRevised:   b.settings.MinRevised,
 	})
+	if err == nil {
+		b.showAttested(ctx, now)
+	}
 	return Cut{Sealed: sealed, Partitions: made}, err
+}
+
+// showAttested shows in metrics what became of devices' proofs. It is here since
+// sealing has just added the uploads up. A number is never worth a seal.
+func (b *Batcher) showAttested(ctx context.Context, now time.Time) {
+	counted, err := b.store.AttestedUploads(ctx, now)
+	if err != nil {
+		slog.WarnContext(ctx, "the uploads with attested devices could not be counted", "error", err)
+		return
+	}
+	for _, c := range counted {
+		telemetry.RecordAttested(ctx, c.Platform.String(), c.Attestation.String(), c.N)
+	}
 }

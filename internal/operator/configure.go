@@ -149,7 +149,10 @@ func buildGet(flags *flag.FlagSet, s *Session) action {
 			if err != nil {
 				return err
 			}
-			file := configuration.FileOf(c, s.Now())
+			file, err := configuration.FileOf(c, s.Now())
+			if err != nil {
+				return err
+			}
 			write := file.YAML
 			if out.json() {
 				write = file.JSON

@@ -23,9 +23,11 @@ const Memory = 14 * 24 * time.Hour
 // identifier that it heard up to two hours away from its interval.
 const tolerance = exposure.Interval(exposure.AcceptedAfterEnd / exposure.IntervalLength)
 
-// Phone is one simulated phone. It is safe for concurrent use.
+// Phone is one simulated phone. It is safe for concurrent use, once it has a
+// name and a device.
 type Phone struct {
-	Name string
+	Name   string
+	Device Device // how it proves that it is genuine
 
 	mu      sync.Mutex
 	keys    map[exposure.Day]exposure.Key

@@ -18,11 +18,10 @@ import (
 )
 
 // The deployed app gives up on an answer after ten seconds and sends the same
-// body again, three times in all; it pads bodies to 5,000 bytes.
+// body again, three times in all.
 const (
 	answerTimeout = 10 * time.Second
 	tries         = 3
-	bodySize      = 5000
 )
 
 // Server is a key server as an app knows it.
@@ -46,6 +45,9 @@ type Upload struct {
 	Certificate string
 	HMACKey     string // base64
 	Token       string // the revision token that went with it
+	Platform    string
+	Digest      Digest // which the proof is made for
+	Proof       string // of the device; "" if it gives none
 	Body        []byte
 }
 
@@ -76,6 +78,8 @@ type publishRequest struct {
 	Onset       int32        `json:"symptomOnsetInterval,omitempty"`
 	Traveler    bool         `json:"traveler"`
 	Token       string       `json:"revisionToken"`
+	Platform    string       `json:"platform,omitempty"`
+	Proof       string       `json:"deviceVerificationPayload,omitempty"`
 	Padding     string       `json:"padding"`
 }
 
@@ -106,34 +110,43 @@ func (p *Phone) PrepareKeys(app string, authority Authority, d Diagnosis, own []
 	if err != nil {
 		return nil, err
 	}
-	up := &Upload{Keys: keys, Certificate: cert, HMACKey: base64.StdEncoding.EncodeToString(secret), Token: p.Token()}
-	up.Body, err = up.encode(app, d.Onset)
+	up := &Upload{
+		Keys: keys, Certificate: cert, HMACKey: base64.StdEncoding.EncodeToString(secret),
+		Token: p.Token(), Platform: p.Device.Platform,
+	}
+	up.Digest = up.digest(app)
+	if up.Proof, err = p.Device.prove(up.Digest, now); err != nil {
+		return nil, err
+	}
+	up.Body, err = up.encode(app, d.Onset, p.Device.size())
 	return up, err
 }
 
-func (up *Upload) encode(app string, onset exposure.Interval) ([]byte, error) {
+func (up *Upload) encode(app string, onset exposure.Interval, size int) ([]byte, error) {
 	r := publishRequest{
 		App:         app,
 		Certificate: up.Certificate,
 		HMACKey:     up.HMACKey,
 		Onset:       int32(onset),
 		Token:       up.Token,
+		Platform:    up.Platform,
+		Proof:       up.Proof,
 	}
 	for _, k := range up.Keys {
 		r.Keys = append(r.Keys, publishKey{k.Text, k.Start, k.Period, k.Risk})
 	}
-	return pad(r)
+	return pad(r, size)
 }
 
-// pad encodes a request and fills it up to the size that all requests have.
-func pad(r publishRequest) ([]byte, error) {
+// pad encodes a request and fills it up to exactly the size that all requests
+// have: a few bytes more or less would tell some of them from others.
+func pad(r publishRequest, size int) ([]byte, error) {
 	bare, err := json.Marshal(r)
-	if err != nil || len(bare) >= bodySize {
+	if err != nil || len(bare) >= size {
 		return bare, err
 	}
-	noise := make([]byte, (bodySize-len(bare))*3/4+1)
-	_, _ = rand.Read(noise)
-	r.Padding = base64.StdEncoding.EncodeToString(noise)
+	missing := size - len(bare)
+	r.Padding = noise(missing)[:missing] // base64 is longer than what it encodes
 	return json.Marshal(r)
 }
 
@@ -189,12 +202,15 @@ func (p *Phone) keep(a Answer) {
 // that have: invalid on purpose, marked by its header alone.
 func (p *Phone) Chaff(ctx context.Context, to Server, now time.Time) (_ Answer, err error) {
 	defer errs.Wrap(&err, "Chaff")
-	r := publishRequest{App: to.App, Certificate: noise(300), HMACKey: noise(16), Token: noise(64)}
+	r := publishRequest{
+		App: to.App, Certificate: noise(300), HMACKey: noise(16), Token: noise(64),
+		Platform: p.Device.Platform, Proof: p.Device.noise(),
+	}
 	for range 14 {
 		start := exposure.DayOf(now.Add(-3 * Memory)).Start()
 		r.Keys = append(r.Keys, publishKey{noise(exposure.KeySize), int32(start), exposure.IntervalsPerDay, 1})
 	}
-	body, err := pad(r)
+	body, err := pad(r, p.Device.size())
 	if err != nil {
 		return Answer{}, err
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"enkeyserver/internal/api/v1"
+	"enkeyserver/internal/attestation"
 	"enkeyserver/internal/certificate"
 	"enkeyserver/internal/errs"
 	"enkeyserver/internal/keys"
@@ -31,6 +32,8 @@ type app struct {
 	authorities map[string]certificate.Authority // by issuer
 	ids         map[string]int                   // of the authorities, by issuer
 	unreadable  bool                             // one of their keys could not be parsed
+	policy      *attestation.Policy              // for its devices; nil: none
+	lost        bool                             // there is a policy, and it could not be parsed
 }
 
 // admission is one snapshot of who may upload. It is never changed.
@@ -45,6 +48,7 @@ type admission struct {
 // last.
 type door struct {
 	store           *store.DB
+	devices         *attestation.Verifier
 	developmentOnly func(name string, set bool) error
 	now             func() time.Time
 
@@ -126,6 +130,7 @@ func (d *door) prepare(raw store.Admission, readAt time.Time) *admission {
 		one := app{App: listed, authorities: map[string]certificate.Authority{}, ids: map[string]int{}}
 		one.SkipCertificate = d.maySkip(listed)
 		one.Regions = upper(listed.Regions)
+		one.policy, one.lost = d.policyOf(listed)
 		for _, issuer := range listed.Authorities {
 			one.authorities[issuer] = a.parsed[issuer]
 			one.ids[issuer] = raw.Authorities[issuer].ID
@@ -144,6 +149,31 @@ func (d *door) maySkip(listed store.App) bool {
 		return false
 	}
 	return listed.SkipCertificate
+}
+
+// policyOf gives what the devices of an app must prove. A policy that cannot be
+// read is lost, and not as good as none. In production what is for development
+// only is not followed, whatever is configured.
+func (d *door) policyOf(listed store.App) (_ *attestation.Policy, lost bool) {
+	if listed.Attestation == "" {
+		return nil, false
+	}
+	p, err := attestation.ParsePolicy([]byte(listed.Attestation))
+	if err != nil {
+		slog.Error("uploads of this app fail, for its attestation policy cannot be read: apply its configuration again",
+			"app", listed.ID, "error", err)
+		return nil, true
+	}
+	for _, weakness := range p.Weaknesses() {
+		if err := d.developmentOnly(weakness+" of "+listed.ID, true); err != nil {
+			slog.Error("the stricter rule holds for this app all the same", "app", listed.ID, "error", err)
+			p = p.Strict()
+		}
+	}
+	if err := d.devices.Lacks(p); err != nil {
+		slog.Error("devices of this app cannot prove themselves", "app", listed.ID, "error", err)
+	}
+	return &p, false
 }
 
 // parse reads the keys of an authority. A key that cannot be read is our
@@ -183,6 +213,9 @@ func (d *door) app(ctx context.Context, id string) (app, error) {
 	}
 	if len(found.Regions) == 0 {
 		return app{}, errs.New(errs.Internal, apiv1.CodeMissingRegion, "no region is configured for this healthAuthorityID: tell who runs the server")
+	}
+	if found.lost {
+		return app{}, errs.New(errs.Internal, apiv1.CodeInternal, "the server cannot tell what devices must prove to it, try again later")
 	}
 	return found, nil
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"enkeyserver/internal/api/v1"
+	"enkeyserver/internal/attestation"
 	"enkeyserver/internal/certificate"
 	"enkeyserver/internal/certificate/certtest"
 	"enkeyserver/internal/config"
@@ -83,6 +84,9 @@ func openDesk(t testing.TB, url string, edits ...func(*publish.Settings, *publis
 	deps.Tokens = revision.NewKeyring(revision.KeyringDeps{
 		Store: db, Wrapper: wrapper(t), AAD: []byte("test"), Now: d.now, Retention: s.TokenRetention(),
 	})
+	if deps.Devices, err = attestation.New(attestation.Settings{}, attestation.Deps{DevelopmentOnly: deps.DevelopmentOnly}); err != nil {
+		t.Fatal(err)
+	}
 	for _, edit := range edits {
 		edit(&s, &deps)
 	}
@@ -279,5 +283,8 @@ func (up upload) request(secret []byte) publish.Request {
 		Onset:       exposure.Interval(up.SymptomOnset),
 		Traveler:    up.Traveler,
 		Token:       up.RevisionToken,
+
+		DeclaredPlatform: up.Platform,
+		DeviceProof:      up.DeviceProof,
 	}
 }

@@ -135,6 +135,9 @@ func requestOf(sent apiv1.Publish, userAgent string) Request {
 		Traveler:    sent.Traveler,
 		Token:       sent.RevisionToken,
 		Platform:    platformOf(sent.Platform, userAgent),
+
+		DeclaredPlatform: sent.Platform,
+		DeviceProof:      sent.DeviceProof,
 	}
 	for i, k := range sent.Keys {
 		r.Keys[i] = exposure.Submitted{Text: k.Key, Start: k.StartNumber, Period: k.Period, Risk: k.TransmissionRisk}

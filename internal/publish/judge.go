@@ -24,11 +24,13 @@ type judged struct {
 	receipt  [sha256.Size]byte
 	expires  time.Time // of the receipt
 	fact     store.Fact
+	covered  []exposure.Covered // by the token that was sent
 }
 
 // judge tells what of an upload may be stored, as of a time. It asks nobody.
 // The cheap rules come first: a signature is checked only for keys worth it.
-func (s *Service) judge(app app, req Request, now time.Time) (judged, error) {
+func (s *Service) judge(t attempt) (judged, error) {
+	app, req, now := t.app, t.req, t.now
 	kept, dropped, err := s.rules.Keep(req.Keys, now)
 	if err != nil {
 		return judged{}, err

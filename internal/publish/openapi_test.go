@@ -47,6 +47,7 @@ func TestOpenAPI(t *testing.T) {
 	d := newStatsDesk(t, func(s *publish.Settings, _ *publish.Deps) { s.StatsMinimum = 1 })
 	down := openDesk(t, nowhere)
 	closed := openDesk(t, nowhere, func(_ *publish.Settings, deps *publish.Deps) { deps.Maintenance = true })
+	proving := newLab(t)
 	now := d.now()
 	first := d.upload(entest.Upload(1, 14, now), report(exposure.Likely))
 	d.accept(first)
@@ -70,6 +71,8 @@ func TestOpenAPI(t *testing.T) {
 		{"no keys", d, "/v1/publish", nil, d.upload(nil).body(), true, 400},
 		{"an unknown member", d, "/v1/publish", nil, []byte(`{"regions":[]}`), false, 400},
 		{"a certificate that does not hold", d, "/v1/publish", nil, withoutCertificate(first).body(), true, 401},
+		{"a device that proves nothing", proving.desk, "/v1/publish", nil, proving.unproved("ios").body(), true, 401},
+		{"a device that proves itself", proving.desk, "/v1/publish", nil, proving.proved(appAttest()).body(), true, 200},
 		{"too much", d, "/v1/publish", nil, bytes.Repeat([]byte(" "), 64_001), false, 413},
 		{"text", d, "/v1/publish", []string{"Content-Type", "text/plain"}, first.body(), false, 415},
 		{"maintenance", closed, "/v1/publish", nil, first.body(), true, 429},

@@ -35,6 +35,10 @@ func TestAnswers(t *testing.T) {
 	d.exec(`
 		INSERT INTO authorized_app_authority (app_id, authority_id)
 		SELECT 'org.example.unreadable', authority_id FROM health_authority WHERE issuer = 'org.example.broken'`)
+	d.addApp("org.example.proving", "US")
+	d.exec(`UPDATE authorized_app SET attestation = '{"ios":{"teamID":"ABCDE12345","bundleIDs":["org.example.App"]}}' WHERE app_id = 'org.example.proving'`)
+	d.addApp("org.example.garbled", "US")
+	d.exec(`UPDATE authorized_app SET attestation = '{"symbian":{}}' WHERE app_id = 'org.example.garbled'`)
 	d.refresh()
 	now := d.now()
 	stranger := certtest.New(t, issuer, audience)
@@ -85,6 +89,9 @@ func TestAnswers(t *testing.T) {
 		{"another secret", edited(d.upload(fresh(1)), func(up *upload) { up.HMACKey = base64.StdEncoding.EncodeToString([]byte("x")) }), 401, "health_authority_verification_certificate_invalid", 0, 0},
 		{"a secret that is no base64", edited(d.upload(fresh(1)), func(up *upload) { up.HMACKey = "%" }), 401, "health_authority_verification_certificate_invalid", 0, 0},
 		{"a key that the certificate does not cover", edited(d.upload(fresh(2)), func(up *upload) { up.Keys = up.Keys[:1] }), 401, "health_authority_verification_certificate_invalid", 0, 0},
+
+		{"a device that proves nothing", edited(d.upload(fresh(1)), func(up *upload) { up.HealthAuthorityID = "org.example.proving" }), 401, "device_attestation_invalid", 0, 0},
+		{"what it had to prove cannot be read", edited(d.upload(fresh(1)), func(up *upload) { up.HealthAuthorityID = "org.example.garbled" }), 500, "internal_error", 0, 0},
 
 		{"no keys", d.upload(nil), 400, "bad_request", 0, 0},
 		{"none that can be kept", d.upload(old(fresh(2))), 400, "bad_request", 0, 0},

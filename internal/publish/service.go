@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"enkeyserver/internal/api/v1"
+	"enkeyserver/internal/attestation"
 	"enkeyserver/internal/errs"
 	"enkeyserver/internal/exposure"
 	"enkeyserver/internal/revision"
@@ -15,14 +16,16 @@ import (
 )
 
 // answerWithin bounds what an upload waits for the database. A phone gives up
-// after ten seconds and must have heard "try again" long before.
+// after ten seconds and must have heard "try again" long before, also if Google
+// or Apple were asked between two waits; see askWithin.
 const answerWithin = 1500 * time.Millisecond
 
 // Deps are what the service works with.
 type Deps struct {
-	Store  *store.DB
-	Tokens *revision.Keyring
-	Now    func() time.Time
+	Store   *store.DB
+	Tokens  *revision.Keyring
+	Devices *attestation.Verifier
+	Now     func() time.Time
 
 	// DevelopmentOnly refuses in production what must not be there; see
 	// app.App. It is asked by one goroutine at a time.
@@ -38,6 +41,7 @@ type Service struct {
 	rules       exposure.Rules
 	store       *store.DB
 	tokens      *revision.Keyring
+	devices     *attestation.Verifier
 	door        *door
 	recent      *reservoir
 	waiter      *waiter
@@ -61,7 +65,8 @@ func NewService(s Settings, d Deps) (_ *Service, err error) {
 		rules:       s.rules(),
 		store:       d.Store,
 		tokens:      d.Tokens,
-		door:        &door{store: d.Store, developmentOnly: d.DevelopmentOnly, now: d.Now},
+		devices:     d.Devices,
+		door:        &door{store: d.Store, devices: d.Devices, developmentOnly: d.DevelopmentOnly, now: d.Now},
 		recent:      &reservoir{},
 		waiter:      &waiter{},
 		buffers:     &sync.Pool{},
@@ -94,7 +99,11 @@ type Request struct {
 	Onset       exposure.Interval // 0: not said
 	Traveler    bool
 	Token       string
-	Platform    store.Platform
+	Platform    store.Platform // for statistics
+
+	// What the device proves itself by.
+	DeclaredPlatform string // as the phone names it
+	DeviceProof      string
 }
 
 // Outcome is what became of an upload that was taken.
@@ -119,37 +128,62 @@ func (s *Service) Publish(ctx context.Context, req Request) (_ Outcome, err erro
 	// An upload that has begun is finished even if the phone hangs up: it will
 	// ask again, and a connection to the database that is cut in the middle
 	// costs more than the rest of the work.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWithin)
+	ctx = context.WithoutCancel(ctx)
+	soon, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 
-	app, err := s.door.app(ctx, req.App)
+	app, err := s.door.app(soon, req.App)
 	if err != nil {
 		return Outcome{}, err
 	}
-	now := s.now()
-	up, err := s.judge(app, req, now)
+	t := attempt{app: app, req: req, now: s.now()}
+	up, err := s.judge(t)
 	if err != nil {
-		return s.again(ctx, app, req, now, up, err)
+		return s.again(soon, t, up, err)
 	}
-	covered, revises, err := s.openToken(ctx, req.Token)
+	covered, revises, err := s.openToken(soon, req.Token)
 	if err != nil {
 		return Outcome{}, err
 	}
-	up.fact.Revision = revises
-	added, err := s.store.AddUpload(ctx, now, store.Upload{
+	up.covered, up.fact.Revision = covered, revises
+	if s.asks(t) {
+		return s.addAsking(ctx, soon, t, up)
+	}
+	if up.fact.Attestation, err = s.attest(soon, t); err != nil {
+		return s.unproved(soon, t, up, err)
+	}
+	return s.add(soon, t, up)
+}
+
+// attempt is a try to upload.
+type attempt struct {
+	app app
+	req Request
+	now time.Time
+}
+
+// before is the try as it would have been a while ago.
+func (t attempt) before(age time.Duration) attempt {
+	t.now = t.now.Add(-age)
+	return t
+}
+
+// add stores what was judged, and answers.
+func (s *Service) add(ctx context.Context, t attempt, up judged) (Outcome, error) {
+	added, err := s.store.AddUpload(ctx, t.now, store.Upload{
 		Receipt:        up.receipt,
 		ReceiptExpires: up.expires,
 		Keys:           up.keys,
-		May:            permission(app, covered),
+		May:            permission(t.app, up.covered),
 		Fact:           up.fact,
 	}, s.rules.Release)
 	if errs.KindOf(err) == errs.KindInvalid {
-		return s.again(ctx, app, req, now, up, err)
+		return s.again(ctx, t, up, err)
 	}
 	if err != nil {
 		return Outcome{}, tryAgain(err)
 	}
-	return s.acknowledge(ctx, up, covered, added.Inserted)
+	return s.acknowledge(ctx, up, added.Inserted)
 }
 
 // retryAges are how long ago the first try of an upload may have been judged
@@ -160,26 +194,34 @@ func retryAges() [2]time.Duration { return [2]time.Duration{20 * time.Second, 2 
 // ago must not be refused because a clock has moved on since, for the phone
 // would believe that nothing was published. If the upload would have been
 // accepted then, and was, it is a repetition; else the refusal stands.
-func (s *Service) again(ctx context.Context, app app, req Request, now time.Time, refused judged, refusal error) (Outcome, error) {
+func (s *Service) again(ctx context.Context, t attempt, refused judged, refusal error) (Outcome, error) {
 	for _, age := range retryAges() {
-		up, err := s.judge(app, req, now.Add(-age))
+		up, err := s.judge(t.before(age))
 		if err != nil || up.receipt == refused.receipt {
 			continue
 		}
-		known, err := s.store.HasReceipt(ctx, up.receipt)
-		if err != nil {
-			return Outcome{}, tryAgain(err)
+		out, known, err := s.repeated(ctx, t, up)
+		if known || err != nil {
+			return out, err
 		}
-		if !known {
-			continue
-		}
-		covered, _, err := s.openToken(ctx, req.Token)
-		if err != nil {
-			return Outcome{}, err
-		}
-		return s.acknowledge(ctx, up, covered, 0)
 	}
 	return Outcome{}, refusal
+}
+
+// repeated answers an upload that is stored already, if it is.
+func (s *Service) repeated(ctx context.Context, t attempt, up judged) (out Outcome, known bool, err error) {
+	known, err = s.store.HasReceipt(ctx, up.receipt)
+	if err != nil {
+		return Outcome{}, false, tryAgain(err)
+	}
+	if !known {
+		return Outcome{}, false, nil
+	}
+	if up.covered, _, err = s.openToken(ctx, t.req.Token); err != nil {
+		return Outcome{}, false, err
+	}
+	out, err = s.acknowledge(ctx, up, 0)
+	return out, true, err
 }
 
 // openToken reads the keys that a token covers. Noise covers none.
@@ -200,11 +242,11 @@ func permission(app app, covered []exposure.Covered) exposure.Permission {
 
 // acknowledge makes the answer to an upload that is stored. Should it fail, the
 // phone's next try finds the receipt and comes here again.
-func (s *Service) acknowledge(ctx context.Context, up judged, covered []exposure.Covered, inserted int) (Outcome, error) {
+func (s *Service) acknowledge(ctx context.Context, up judged, inserted int) (Outcome, error) {
 	// A key that is too old to be sent again cannot be revised either. One that
 	// ended just MaxAge ago can be sent.
 	forget := exposure.IntervalOf(s.now().Add(-s.rules.MaxAge)) - 1
-	token, err := s.tokens.Seal(ctx, revision.Extend(covered, up.keys, forget))
+	token, err := s.tokens.Seal(ctx, revision.Extend(up.covered, up.keys, forget))
 	if err != nil {
 		return Outcome{}, tryAgain(err)
 	}

@@ -21,6 +21,7 @@ type App struct {
 	Authorities       []string // issuers whose certificates it may send
 	SkipCertificate   bool
 	SkipRevisionToken bool
+	Attestation       string // JSON of the policy for its devices; "": there is none
 }
 
 // Authority signs diagnosis certificates.
@@ -93,10 +94,11 @@ func (a Admission) readApps(ctx context.Context, tx database.Tx) error {
 		Regions           []string
 		SkipCertificate   bool
 		SkipRevisionToken bool
+		Attestation       string
 		Issuers           []string
 	}
 	for r, err := range database.Each[row](ctx, tx, `
-		SELECT p.app_id, p.regions, p.skip_certificate, p.skip_revision_token,
+		SELECT p.app_id, p.regions, p.skip_certificate, p.skip_revision_token, coalesce(p.attestation::text, '') AS attestation,
 		       ARRAY (
 		           SELECT   h.issuer
 		           FROM     authorized_app_authority l
@@ -111,6 +113,7 @@ func (a Admission) readApps(ctx context.Context, tx database.Tx) error {
 		a.Apps[r.AppID] = App{
 			ID: r.AppID, Regions: r.Regions, Authorities: r.Issuers,
 			SkipCertificate: r.SkipCertificate, SkipRevisionToken: r.SkipRevisionToken,
+			Attestation: r.Attestation,
 		}
 	}
 	return nil

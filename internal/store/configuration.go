@@ -39,6 +39,7 @@ type AppConfig struct {
 	Authorities       []string // issuers
 	SkipCertificate   bool
 	SkipRevisionToken bool
+	Attestation       string // JSON of the policy for its devices; "": there is none
 }
 
 // SigningKeyConfig is a key with which exports can be signed.
@@ -133,7 +134,7 @@ func readConfiguration(ctx context.Context, tx database.Tx) (c Configuration, er
 		return c, err
 	}
 	c.Apps, err = database.All[AppConfig](ctx, tx, `
-		SELECT   p.app_id, p.regions, p.skip_certificate, p.skip_revision_token,
+		SELECT   p.app_id, p.regions, p.skip_certificate, p.skip_revision_token, coalesce(p.attestation::text, '') AS attestation,
 		         ARRAY (
 		             SELECT   h.issuer
 		             FROM     authorized_app_authority l
@@ -333,11 +334,12 @@ func (w configurator) putAuthority(a AuthorityConfig) (err error) {
 func (w configurator) putApp(a AppConfig) (err error) {
 	defer errs.Wrap(&err, "app %s", a.AppID)
 	if err := w.exec(`
-		INSERT INTO authorized_app (app_id, regions, skip_certificate, skip_revision_token)
-		VALUES ($1, $2, $3, $4)
+		INSERT INTO authorized_app (app_id, regions, skip_certificate, skip_revision_token, attestation)
+		VALUES ($1, $2, $3, $4, nullif($5, '')::jsonb)
 		ON CONFLICT (app_id) DO UPDATE
-		SET regions = excluded.regions, skip_certificate = excluded.skip_certificate, skip_revision_token = excluded.skip_revision_token`,
-		a.AppID, notNull(a.Regions), a.SkipCertificate, a.SkipRevisionToken); err != nil {
+		SET regions = excluded.regions, skip_certificate = excluded.skip_certificate, skip_revision_token = excluded.skip_revision_token,
+		    attestation = excluded.attestation`,
+		a.AppID, notNull(a.Regions), a.SkipCertificate, a.SkipRevisionToken, a.Attestation); err != nil {
 		return err
 	}
 	if err := w.exec(`DELETE FROM authorized_app_authority WHERE app_id = $1`, a.AppID); err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"enkeyserver/internal/database"
 	"enkeyserver/internal/errs"
+	"enkeyserver/internal/exposure"
 )
 
 // UploadDay is the statistics of one UTC day of one authority.
@@ -55,6 +56,34 @@ func (db *DB) UploadDays(ctx context.Context, authorityID int, now time.Time) (_
 	return days, nil
 }
 
+// AttestedUploads counts uploads of one platform whose proof had one outcome.
+type AttestedUploads struct {
+	Platform    Platform
+	Attestation Attestation
+	N           int64
+}
+
+// attestedDays are added up: enough to hide any one of them.
+const attestedDays = 7
+
+// AttestedUploads counts what became of the devices' proofs in the last seven
+// whole UTC days, of all authorities. Anything finer would tell whoever may read
+// it when somebody was ill.
+func (db *DB) AttestedUploads(ctx context.Context, now time.Time) (_ []AttestedUploads, err error) {
+	defer errs.Wrap(&err, "AttestedUploads")
+	today := exposure.DayOf(now).Time()
+	// A count that falls to nothing must be seen to: there is a row for each.
+	return database.All[AttestedUploads](ctx, db, `
+		SELECT     platform, attestation, coalesce(sum(c.n), 0)::bigint AS n
+		FROM       generate_series(0, 2) AS platform
+		CROSS JOIN generate_series(0, 2) AS attestation
+		LEFT JOIN  upload_count c
+		ON         c.measure = 'attestation' AND c.bin = platform * 10 + attestation
+		AND        c.day >= $1::date AND c.day < $2::date
+		GROUP BY   platform, attestation
+		ORDER BY   platform, attestation`, today.AddDate(0, 0, -attestedDays), today)
+}
+
 // The last bin of each distribution holds all that is older.
 const (
 	keyAgeBins   = 17
@@ -79,7 +108,7 @@ func (d *UploadDay) add(measure string, bin int, n int64) {
 	}
 }
 
-const factColumns = `authority_id, hour, platform, keys, revision, key_ages, onset_age`
+const factColumns = `authority_id, hour, platform, keys, revision, key_ages, onset_age, attestation`
 
 // countsOf is the query that adds facts up; source is where they come from.
 func countsOf(source string) string {
@@ -91,7 +120,8 @@ func countsOf(source string) string {
 			       ('keys',      0, f.keys::integer),
 			       ('revision',  0, f.revision::integer),
 			       ('no-onset',  0, (f.onset_age IS NULL)::integer),
-			       ('onset-age', least(greatest(f.onset_age, 0), 30), (f.onset_age IS NOT NULL)::integer)
+			       ('onset-age', least(greatest(f.onset_age, 0), 30), (f.onset_age IS NOT NULL)::integer),
+			       ('attestation', f.platform * 10 + f.attestation, 1)
 			UNION ALL
 			SELECT 'key-age', least(greatest(age, 0), 16), 1
 			FROM   unnest(f.key_ages) AS age

@@ -34,6 +34,29 @@ type Fact struct {
 	KeyAges   []int // whole days between each key's day and the upload
 	OnsetAge  int   // whole days between onset and upload; -1: the phone did not tell
 	Revision  bool  // the phone sent a revision token that was valid
+
+	Attestation Attestation
+}
+
+// Attestation is what became of the proof of a device.
+type Attestation int16
+
+// The outcomes.
+const (
+	AttestationNone     Attestation = 0 // none was asked for
+	AttestationGenuine  Attestation = 1
+	AttestationDoubtful Attestation = 2 // not believed, or missing, and the upload taken all the same
+)
+
+// String is the outcome's word.
+func (a Attestation) String() string {
+	switch a {
+	case AttestationGenuine:
+		return "genuine"
+	case AttestationDoubtful:
+		return "doubtful"
+	}
+	return "none"
 }
 
 // Platform is the kind of phone, as far as statistics care.
@@ -45,6 +68,17 @@ const (
 	PlatformAndroid Platform = 1
 	PlatformIOS     Platform = 2
 )
+
+// String is the platform's word.
+func (p Platform) String() string {
+	switch p {
+	case PlatformAndroid:
+		return "android"
+	case PlatformIOS:
+		return "ios"
+	}
+	return "unknown"
+}
 
 // Added tells what AddUpload did.
 type Added struct {
@@ -329,9 +363,9 @@ func queueFact(trip *pgx.Batch, now time.Time, fact Fact) {
 		onset = &days
 	}
 	trip.Queue(`
-		INSERT INTO upload_fact (authority_id, hour, platform, keys, revision, key_ages, onset_age)
-		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		fact.Authority, hourOf(now), fact.Platform, len(ages), fact.Revision, ages, onset)
+		INSERT INTO upload_fact (authority_id, hour, platform, keys, revision, key_ages, onset_age, attestation)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		fact.Authority, hourOf(now), fact.Platform, len(ages), fact.Revision, ages, onset, fact.Attestation)
 }
 
 // columns are exposures turned on their side, for unnest.

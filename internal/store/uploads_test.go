@@ -220,6 +220,47 @@ func TestStatistics(t *testing.T) {
 	}
 }
 
+// What became of the proofs of devices is told by whole days: nothing of today,
+// and nothing that is older than a week.
+func TestAttestedUploads(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	genuine := store.Fact{Authority: 7, Platform: store.PlatformIOS, OnsetAge: -1, Attestation: store.AttestationGenuine}
+	doubtful := store.Fact{Authority: 8, Platform: store.PlatformAndroid, OnsetAge: -1, Attestation: store.AttestationDoubtful}
+	for i, f := range []store.Fact{genuine, doubtful, doubtful} {
+		l.add(l.upload(entest.Exposures(1+i, 1, l.now), func(up *store.Upload) { up.Fact = f }))
+	}
+	for _, tc := range []struct {
+		why  string
+		days int
+		want map[string]int64
+	}{
+		{"today", 0, map[string]int64{}},
+		{"tomorrow", 1, map[string]int64{"ios genuine": 1, "android doubtful": 2}},
+		{"in a week", 7, map[string]int64{"ios genuine": 1, "android doubtful": 2}},
+		{"later", 8, map[string]int64{}},
+	} {
+		now := l.now.Add(time.Hour).AddDate(0, 0, tc.days)
+		if tc.days == 0 {
+			l.now = now
+			l.seal()
+		}
+		all, err := l.AttestedUploads(t.Context(), now)
+		if err != nil || len(all) != 9 {
+			t.Fatalf("%s: got %v, %v, want a row for each", tc.why, all, err)
+		}
+		got := map[string]int64{}
+		for _, a := range all {
+			if a.N != 0 {
+				got[a.Platform.String()+" "+a.Attestation.String()] = a.N
+			}
+		}
+		if diff := cmp.Diff(tc.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.why, diff)
+		}
+	}
+}
+
 // Code runs before and after each migration: a statement that was prepared
 // before must not refuse uploads for as long as its connection lives.
 func TestAddUploadAfterAMigration(t *testing.T) {

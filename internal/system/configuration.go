@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"enkeyserver/internal/attestation"
 	"enkeyserver/internal/configuration"
 	"enkeyserver/internal/errs"
 	"enkeyserver/internal/store"
@@ -34,7 +35,11 @@ func ExportOf(name string, period time.Duration, regions ...string) configuratio
 // Apply makes the system publish these exports, as an operator does: by a file.
 func (s *System) Apply(ctx context.Context, exports ...configuration.Export) (err error) {
 	defer errs.Wrap(&err, "Apply(%d exports)", len(exports))
-	text, err := s.configuration(exports).YAML()
+	s.mu.Lock()
+	s.exports = exports
+	file := s.configuration()
+	s.mu.Unlock()
+	text, err := file.YAML()
 	if err != nil {
 		return err
 	}
@@ -45,9 +50,21 @@ func (s *System) Apply(ctx context.Context, exports ...configuration.Export) (er
 	return err
 }
 
+// Demand makes the system ask the devices of an app for proofs, as an operator
+// does: by a file. The services find out by themselves.
+func (s *System) Demand(ctx context.Context, app string, p attestation.Policy) (err error) {
+	defer errs.Wrap(&err, "Demand(%s)", app)
+	s.mu.Lock()
+	s.policies[app] = p
+	exports := s.exports
+	s.mu.Unlock()
+	return s.Apply(ctx, exports...)
+}
+
 func (s *System) configurationFile() string { return filepath.Join(s.Folder, "en.yaml") }
 
-func (s *System) configuration(exports []configuration.Export) configuration.File {
+// configuration is the file; s.mu must be held.
+func (s *System) configuration() configuration.File {
 	trusted := []string{issuer}
 	f := configuration.File{
 		HealthAuthorities: []configuration.HealthAuthority{{
@@ -67,7 +84,12 @@ func (s *System) configuration(exports []configuration.Export) configuration.Fil
 			Name: k.file, Key: "file://" + s.keyFile(k.file), ID: k.id, Version: k.version,
 		})
 	}
-	for _, e := range exports {
+	for i, app := range f.AuthorizedApps {
+		if p, ok := s.policies[app.ID]; ok {
+			f.AuthorizedApps[i].Attestation = &p
+		}
+	}
+	for _, e := range s.exports {
 		e.Bucket, e.SigningKeys = "file://"+s.bucketFolder(), signers
 		f.Exports = append(f.Exports, e)
 	}

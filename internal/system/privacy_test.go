@@ -3,18 +3,23 @@ package system_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"enkeyserver/internal/attestation"
+	"enkeyserver/internal/attestation/forge"
 	"enkeyserver/internal/certificate"
 	"enkeyserver/internal/configuration"
 	"enkeyserver/internal/database"
@@ -77,6 +82,26 @@ func (s secrets) upload(up *phone.Upload) {
 		s.add("a part of a certificate", raw)
 	}
 	s.token(up.Token)
+	s.add("a digest", up.Digest[:])
+	s.proof(up.Proof)
+}
+
+// proof notes the proof of a device, a token of some parts or an object, and
+// every piece of its text: it is long, and a log may have cut it. The pieces are
+// longer than how all public keys of a curve begin.
+func (s secrets) proof(proof string) {
+	const piece = 48
+	for part := range slices.Chunk([]byte(proof), piece) {
+		if len(part) == piece {
+			s[string(part)] = "a piece of a proof"
+		}
+	}
+	for part := range strings.SplitSeq(proof, ".") {
+		raw, err := exposure.DecodeBase64(part)
+		if err == nil {
+			s.add("a part of a proof", raw)
+		}
+	}
 }
 
 func (s secrets) token(token string) {
@@ -88,7 +113,7 @@ func (s secrets) token(token string) {
 // probe is one run of TestPrivacyOfLogs.
 type probe struct {
 	*system.System
-	t       *testing.T
+	*makers
 	http    *http.Client
 	secrets secrets
 }
@@ -101,6 +126,7 @@ func TestPrivacyOfLogs(t *testing.T) {
 	p := newProbe(t)
 	p.goesWell()
 	p.isRefused()
+	p.provesNothing()
 	p.fails()
 	p.publishes()
 	p.search()
@@ -108,10 +134,18 @@ func TestPrivacyOfLogs(t *testing.T) {
 
 func newProbe(t *testing.T) *probe {
 	t.Helper()
+	m := newMakers(t)
+	environment := map[string]string{"LOG_LEVEL": "debug", "DEBUG_SEAL_NOW": "true", "EXPORT_FILE_MIN_RECORDS": "50", "ENABLE_V1ALPHA1_API": "true"}
+	maps.Copy(environment, m.environment())
 	sys, err := system.New(t.Context(), system.Options{
-		Binaries:    binaries,
-		Exports:     []configuration.Export{system.ExportOf("us", time.Hour, "US")},
-		Environment: map[string]string{"LOG_LEVEL": "debug", "DEBUG_SEAL_NOW": "true", "EXPORT_FILE_MIN_RECORDS": "50", "ENABLE_V1ALPHA1_API": "true"},
+		Binaries: binaries,
+		Exports:  []configuration.Export{system.ExportOf("us", time.Hour, "US")},
+		Attestation: map[string]attestation.Policy{
+			system.AppUS:   m.policy(attestation.Required),
+			system.AppCA:   m.policy(attestation.Required, vendorsAsked),
+			system.AppBoth: m.policy(attestation.Optional),
+		},
+		Environment: environment,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -124,9 +158,12 @@ func newProbe(t *testing.T) *probe {
 	if err := sys.Up(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	p := &probe{System: sys, t: t, http: &http.Client{Transport: particular{}}, secrets: secrets{}}
+	p := &probe{System: sys, makers: m, http: &http.Client{Transport: particular{}}, secrets: secrets{}}
 	for _, text := range []string{clientAddress, forwardedAddress, userAgent} {
 		p.secrets[text] = "something about the client"
+	}
+	for _, text := range []string{m.settings.PlayDecryptionKey, m.access, m.accounts.AppleKey, m.accounts.GoogleCredentials} {
+		p.secrets.text("a secret of the server", text)
 	}
 	return p
 }
@@ -146,13 +183,25 @@ func (particular) RoundTrip(r *http.Request) (*http.Response, error) {
 // send uploads the keys of a phone once, whatever comes of it.
 func (p *probe) send(who *phone.Phone, by phone.Authority, report exposure.Report, keys []exposure.Submitted, want int) *phone.Upload {
 	p.t.Helper()
+	return p.sendTo(system.AppUS, who, by, report, keys, want)
+}
+
+// prepare makes an upload, and notes all that nobody may write down of it.
+func (p *probe) prepare(app string, who *phone.Phone, by phone.Authority, report exposure.Report, keys []exposure.Submitted) *phone.Upload {
+	p.t.Helper()
 	d := phone.Diagnosis{Report: report, Onset: exposure.IntervalOf(p.Now().Add(-72 * time.Hour)), Risk: 2}
-	up, err := who.PrepareKeys(system.AppUS, by, d, keys, p.Now())
+	up, err := who.PrepareKeys(app, by, d, keys, p.Now())
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	p.secrets.upload(up)
-	server, err := p.Server(system.AppUS)
+	return up
+}
+
+func (p *probe) sendTo(app string, who *phone.Phone, by phone.Authority, report exposure.Report, keys []exposure.Submitted, want int) *phone.Upload {
+	p.t.Helper()
+	up := p.prepare(app, who, by, report, keys)
+	server, err := p.Server(app)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -166,7 +215,12 @@ func (p *probe) send(who *phone.Phone, by phone.Authority, report exposure.Repor
 }
 
 func (p *probe) phone() *phone.Phone {
+	return p.phoneWith(p.classic())
+}
+
+func (p *probe) phoneWith(device phone.Device) *phone.Phone {
 	who := phone.New("p")
+	who.Device = device
 	today := exposure.DayOf(p.Now())
 	who.Carry(today-5, today)
 	return who
@@ -208,12 +262,57 @@ func (p *probe) isRefused() {
 	} {
 		p.post("/v1/publish", "application/json", bytes.Replace(up.Body, []byte(wrong.old), []byte(wrong.new), 1), nil)
 	}
-	p.post("/v1/publish", "application/json", append(up.Body[:len(up.Body)-1], bytes.Repeat([]byte(" "), 64000)...), nil)
+	// Too long by one byte: the server hangs up on who would go on sending.
+	tooLong := append(bytes.Repeat([]byte(" "), 64_001-len(up.Body)), up.Body...)
+	p.post("/v1/publish", "application/json", tooLong, nil)
 	p.post("/v1/publish", "text/"+up.Keys[0].Text, up.Body, nil)
 	p.post("/v1/stats", "application/json", []byte("{}"), http.Header{"Authorization": {"Bearer " + up.Certificate}})
 	p.post("/"+up.Keys[0].Text+"?key="+up.Keys[0].Text, "application/json", up.Body, nil)
 	p.post("/", "application/json", up.Body, nil)
 	p.request(http.MethodPut, "/v1/publish?"+up.Certificate, "application/json", up.Body, http.Header{"Cookie": {up.Certificate}})
+}
+
+// provesNothing sends proofs that are wrong, that nobody can judge, and that are
+// only doubted, and lets Google and Apple say in their answers what they were
+// asked.
+func (p *probe) provesNothing() {
+	attempt := func(app string, device phone.Device, want int) {
+		p.t.Helper()
+		who := p.phoneWith(device)
+		p.sendTo(app, who, p.Authority, exposure.Confirmed, who.Keys(p.Now()), want)
+	}
+	other := p.phone()
+	stolen := p.send(other, p.Authority, exposure.Confirmed, other.Keys(p.Now()), 200).Proof
+	game := p.of(forge.App{Package: "org.example.game", TeamID: p.app.TeamID, BundleID: "org.example.Game"})
+	for _, device := range []phone.Device{saying(phone.Android, stolen), saying(phone.IOS, stolen), game.classic(), p.watched(game), {}} {
+		attempt(system.AppUS, device, 401)
+		attempt(system.AppBoth, device, 200)
+	}
+	attempt(system.AppUS, p.watched(p.makers), 200)
+	for _, device := range []phone.Device{p.standard(), p.deviceCheck()} {
+		attempt(system.AppCA, device, 200)
+		for _, status := range []int32{http.StatusServiceUnavailable, http.StatusForbidden, http.StatusOK} {
+			p.repeat.Store(status)
+			who := p.phoneWith(device)
+			p.post("/v1/publish", "application/json", p.prepare(system.AppCA, who, p.Authority, exposure.Confirmed, who.Keys(p.Now())).Body, nil)
+		}
+		p.repeat.Store(0)
+	}
+}
+
+// watched is an iPhone, of whose key we know what nobody may write down.
+func (p *probe) watched(m *makers) phone.Device {
+	return phone.Device{Platform: phone.IOS, Prove: func(d phone.Digest, now time.Time) (string, error) {
+		return m.apple.Proof(m.app, d, now, func(a *forge.Attestation) {
+			point, err := a.Key.PublicKey.Bytes()
+			if err != nil {
+				p.t.Error(err)
+			}
+			id := sha256.Sum256(point)
+			p.secrets.add("the key of a phone", point[1:])
+			p.secrets.add("the name of a phone's key", id[:])
+		})
+	}}
 }
 
 // fails takes the database away, and makes it stumble over what was sent.
@@ -287,6 +386,11 @@ func (p *probe) search() {
 	}
 	if n := bytes.Count(output, []byte(`"level":"ERROR"`)); n == 0 || !bytes.Contains(database, []byte("ERROR")) {
 		p.t.Errorf("%d errors in the services' logs, %d bytes of PostgreSQL's: the test shows nothing", n, len(database))
+	}
+	for _, said := range []string{"attestation is refused", "vendor cannot be asked", "attestation is misconfigured"} {
+		if !bytes.Contains(output, []byte(said)) {
+			p.t.Errorf("no log says %q: the test shows nothing about proofs", said)
+		}
 	}
 	for name, log := range map[string][]byte{"the services": output, "PostgreSQL": database} {
 		for secret, what := range p.secrets {

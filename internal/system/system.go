@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"enkeyserver/internal/attestation"
 	"enkeyserver/internal/blob"
 	"enkeyserver/internal/configuration"
 	"enkeyserver/internal/database"
@@ -44,6 +45,9 @@ type Options struct {
 	// Exports are what is published.
 	Exports []configuration.Export
 
+	// Attestation is what the devices of an app must prove, by the app's id.
+	Attestation map[string]attestation.Policy
+
 	// Environment is for every service, on top of what any system sets.
 	Environment map[string]string
 
@@ -66,6 +70,8 @@ type System struct {
 	starter  *starter
 
 	mu        sync.Mutex
+	exports   []configuration.Export        // applied last
+	policies  map[string]attestation.Policy // by app
 	offset    time.Duration
 	processes []*Process
 	logs      int
@@ -79,7 +85,8 @@ func New(ctx context.Context, o Options) (_ *System, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &System{Folder: folder, options: o, starter: newStarter()}
+	s := &System{Folder: folder, options: o, starter: newStarter(), policies: map[string]attestation.Policy{}}
+	maps.Copy(s.policies, o.Attestation)
 	if !o.Clock.IsZero() {
 		s.offset = time.Until(o.Clock)
 	}

@@ -24,13 +24,15 @@ const (
 )
 
 var (
-	routeKey   = tag.MustNewKey("route")
-	statusKey  = tag.MustNewKey("status")
-	jobKey     = tag.MustNewKey("job")
-	outcomeKey = tag.MustNewKey("outcome")
+	routeKey    = tag.MustNewKey("route")
+	statusKey   = tag.MustNewKey("status")
+	jobKey      = tag.MustNewKey("job")
+	outcomeKey  = tag.MustNewKey("outcome")
+	platformKey = tag.MustNewKey("platform")
 
 	requestSeconds = stats.Float64("en/http/request_seconds", "time to answer a request", stats.UnitSeconds)
 	jobSeconds     = stats.Float64("en/job/run_seconds", "time that a run of a job took", stats.UnitSeconds)
+	attested       = stats.Int64("en/upload/attested", "uploads of the last seven whole days", stats.UnitDimensionless)
 	jobSuccess     = stats.Float64("en/job/success_time", "when a job last did its work", stats.UnitSeconds)
 )
 
@@ -73,6 +75,13 @@ var views = []*view.View{
 		TagKeys:     []tag.Key{jobKey},
 		Aggregation: view.LastValue(),
 	},
+	{
+		Name:        "en_upload_attested_7d",
+		Description: "Uploads of the last seven whole days, by platform and what became of the device's proof (none, genuine, doubtful).",
+		Measure:     attested,
+		TagKeys:     []tag.Key{platformKey, outcomeKey},
+		Aggregation: view.LastValue(),
+	},
 }
 
 // MetricsHandler shows all metrics in the text form of Prometheus. What was
@@ -104,6 +113,16 @@ func RecordJob(ctx context.Context, job string, outcome Outcome, took time.Durat
 		tag.Upsert(jobKey, job),
 		tag.Upsert(outcomeKey, string(outcome)),
 	}, measured...)
+}
+
+// RecordAttested shows how many uploads of the last whole days came from a
+// platform with a proof of an outcome. There is no count that moves with each
+// upload: it would tell whoever reads metrics when somebody was ill.
+func RecordAttested(ctx context.Context, platform, outcome string, n int64) {
+	record(ctx, []tag.Mutator{
+		tag.Upsert(platformKey, platform),
+		tag.Upsert(outcomeKey, outcome),
+	}, attested.M(n))
 }
 
 // record drops what cannot be recorded: a metric is never worth a request.

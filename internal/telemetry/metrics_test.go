@@ -31,6 +31,9 @@ func TestMetrics(t *testing.T) {
 	telemetry.RecordJob(ctx, job, telemetry.Failure, time.Second, noon.Add(time.Hour))
 	telemetry.RecordJob(ctx, job, telemetry.Busy, 0, noon.Add(time.Hour))
 
+	telemetry.RecordAttested(ctx, "android", "doubtful", 4)
+	telemetry.RecordAttested(ctx, "android", "doubtful", 3)
+
 	want := []string{
 		`en_http_request_duration_seconds_bucket{route="POST /v1/publish",le="0.001"} 0`,
 		`en_http_request_duration_seconds_bucket{route="POST /v1/publish",le="0.025"} 2`,
@@ -42,6 +45,7 @@ func TestMetrics(t *testing.T) {
 		`en_job_runs_total{job="seal",outcome="busy"} 1`,
 		`en_job_runs_total{job="seal",outcome="failure"} 1`,
 		`en_job_runs_total{job="seal",outcome="success"} 1`,
+		`en_upload_attested_7d{outcome="doubtful",platform="android"} 3`,
 	}
 	names := strings.NewReplacer(route, "POST /v1/publish", job, "seal")
 	shown := names.Replace(scrape(t, handler))

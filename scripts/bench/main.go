@@ -127,6 +127,7 @@ func measurements() []measurement {
 	return []measurement{
 		{"publish", (*bench).publish},
 		{"chaff", (*bench).chaffRequests},
+		{"attestation", (*bench).attestation},
 		{"log", (*bench).log},
 		{"export", (*bench).export},
 		{"cleanup", (*bench).cleanup},

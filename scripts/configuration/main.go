@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 
 	"enkeyserver/internal/app"
+	"enkeyserver/internal/attestation/vendors"
 	"enkeyserver/internal/cleanup"
 	"enkeyserver/internal/config"
 	"enkeyserver/internal/export"
@@ -25,6 +26,7 @@ const file = "docs/configuration.md"
 // names by which its main.go calls them.
 var settings = map[string]any{
 	"publish.Settings":       publish.Settings{},
+	"vendors.Settings":       vendors.Settings{},
 	"export.BatcherSettings": export.BatcherSettings{},
 	"export.WorkerSettings":  export.WorkerSettings{},
 	"cleanup.Settings":       cleanup.Settings{},

@@ -74,6 +74,7 @@ const (
 	CodeAuthorityNotLoaded   = "unable_to_load_health_authority"
 	CodeMissingRegion        = "health_authority_missing_region_config"
 	CodeInvalidCertificate   = "health_authority_verification_certificate_invalid"
+	CodeInvalidAttestation   = "device_attestation_invalid"
 	CodeMissingRevisionToken = "missing_revision_token"
 	CodeInvalidRevisionToken = "invalid_revision_token"
 	CodeKeyAlreadyRevised    = "key_already_revised"
