@@ -25,12 +25,9 @@ func OpenForUploads(ctx context.Context, s database.Settings) (*DB, error) {
 	return open(ctx, s, database.Session{"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"})
 }
 
-// session is what every connection asks for besides: our statements are too
-// short for compiling them to pay, and on no disk of today is it four times as
-// expensive to read a page through an index as in its turn.
-func session() database.Session {
-	return database.Session{"jit": "off", "random_page_cost": "1.1"}
-}
+// session is what every connection asks for besides: on no disk of today is it
+// four times as expensive to read a page through an index as in its turn.
+func session() database.Session { return database.Session{"random_page_cost": "1.1"} }
 
 func open(ctx context.Context, s database.Settings, more ...database.Session) (*DB, error) {
 	pool, err := database.Open(ctx, s, append(more, session())...)

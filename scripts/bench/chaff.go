@@ -85,18 +85,20 @@ func (b *bench) chaffAll(ctx context.Context, c *chaffing) error {
 }
 
 func (c *chaffing) repeat(ctx context.Context) error {
-	n := len(c.requests)
+	busy, steady := c.requests, c.requests[:len(c.requests)/4]
 	for _, run := range []struct {
 		to        target
+		requests  [][]byte
 		rate      float64
 		cpu, done func(float64)
 	}{
-		{c.service, 0, c.busy.add, c.rate.add},
-		{c.plain, 0, c.busy.plain, c.rate.plain},
-		{c.service, chaffRate, c.steady.add, nil},
-		{c.plain, chaffRate, c.steady.plain, nil},
+		{c.service, busy, 0, c.busy.add, c.rate.add},
+		{c.plain, busy, 0, c.busy.plain, c.rate.plain},
+		{c.service, steady, chaffRate, c.steady.add, nil},
+		{c.plain, steady, chaffRate, c.steady.plain, nil},
 	} {
-		used, err := c.send(ctx, run.to, run.rate)
+		n := len(run.requests)
+		used, err := c.send(ctx, run.to, run.requests, run.rate)
 		if err != nil {
 			return err
 		}
@@ -111,10 +113,10 @@ func (c *chaffing) repeat(ctx context.Context) error {
 	return nil
 }
 
-func (c *chaffing) send(ctx context.Context, to target, rate float64) (usage, error) {
+func (c *chaffing) send(ctx context.Context, to target, requests [][]byte, rate float64) (usage, error) {
 	l := load{addr: to.addr, connections: chaffConnections, rate: rate}
 	return c.observe(to.pid, func() error {
-		shots, err := l.run(ctx, c.requests, nil)
+		shots, err := l.run(ctx, requests, nil)
 		if n := refused(shots); err == nil && n > 0 {
 			err = fmt.Errorf("%d of %d were refused", n, len(shots))
 		}

@@ -38,6 +38,7 @@ type forgetting struct {
 	service *system.Process
 
 	time, postgres, written *figure
+	vacuum                  *figure
 }
 
 func newForgetting(b *bench, s *stage, p *system.Process) *forgetting {
@@ -49,6 +50,7 @@ func newForgetting(b *bench, s *stage, p *system.Process) *forgetting {
 		time:     g.figure("forget it", "s", atMost(0.1)).beside(plain),
 		postgres: g.figure("PostgreSQL", "CPU s", nil).beside(plain),
 		written:  g.figure("write-ahead log", "MB", atMost(1)).beside(plain),
+		vacuum:   g.figure("(VACUUM that a DELETE leaves to do)", "s", nil),
 	}
 }
 
@@ -104,6 +106,11 @@ func (f *forgetting) deletePlainly(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	begin := time.Now()
+	if err := f.exec(ctx, `VACUUM plain_exposure`); err != nil {
+		return err
+	}
+	f.vacuum.add(time.Since(begin).Seconds())
 	return f.exec(ctx, `DROP TABLE plain_exposure`)
 }
 
@@ -129,14 +136,4 @@ func (f *forgetting) note(ctx context.Context, seconds, cpu, megabytes func(floa
 func (f *forgetting) writtenAhead(ctx context.Context) (float64, error) {
 	bytes, _, err := database.One[float64](ctx, f.Store, `SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::float8`)
 	return bytes, err
-}
-
-// pause lets what was just started come to rest.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -89,3 +89,13 @@ func live(ctx context.Context, url string) error {
 		}
 	}
 }
+
+// pause lets what was just started come to rest.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -54,7 +54,7 @@ type options struct {
 	retained int    // keys in the log beside which uploads are measured
 	keys     int    // keys that are sealed, exported, forgotten
 	uploads  int    // in each repetition
-	chaff    int    // likewise
+	chaff    int    // likewise, as fast as it goes; a quarter of that at a steady rate
 	repeats  int    // of each figure
 	format   string // text or json
 	binaries string // folder with the services; empty: build them
@@ -83,10 +83,10 @@ func parse(args []string) (options, error) {
 		return o, err
 	}
 	o.only = strings.Split(only, ",")
-	o.uploads, o.chaff = 6000, 5000
+	o.uploads, o.chaff = 6000, 20_000
 	if quick {
 		o.retained, o.keys = min(o.retained, quickKeys), min(o.keys, quickKeys)
-		o.uploads, o.chaff = quickUploads, quickUploads
+		o.uploads, o.chaff = quickUploads, 4*quickUploads
 		o.repeats = min(o.repeats, quickRepeats)
 	}
 	return o, o.check(f.Args())

@@ -8,11 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -25,8 +21,6 @@ import (
 
 // ownTime is what this process has used of the processors so far.
 func ownTime() (time.Duration, error) { return processorTime(os.Getpid()) }
-
-func errJoin(errs ...error) error { return errors.Join(errs...) }
 
 // plainUploads stores the rows of uploads without any of the questions that an
 // upload asks.
@@ -130,31 +124,4 @@ func plainAdmission(requests [][]byte) time.Duration {
 		}
 	}
 	return time.Since(begin) / time.Duration(len(requests))
-}
-
-// plainServerArg makes this program a server that does nothing but answer.
-const plainServerArg = "plain-server"
-
-// servePlain reads every request and answers it with nothing, until its input
-// ends. It prints where it listens.
-func servePlain(out io.Writer, in io.Reader) error {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(out, listener.Addr())
-	server := &http.Server{
-		ReadHeaderTimeout: time.Minute,
-		Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			_, _ = io.Copy(io.Discard, r.Body)
-		}),
-	}
-	go func() {
-		_, _ = io.Copy(io.Discard, in) // until our parent is gone
-		_ = server.Close()
-	}()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
 }

@@ -3,11 +3,42 @@ package main
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 )
+
+// plainServerArg makes this program a server that does nothing but answer.
+const plainServerArg = "plain-server"
+
+// servePlain reads every request and answers it with nothing, until its input
+// ends. It prints where it listens.
+func servePlain(out io.Writer, in io.Reader) error {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out, listener.Addr())
+	server := &http.Server{
+		ReadHeaderTimeout: time.Minute,
+		Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+		}),
+	}
+	go func() {
+		_, _ = io.Copy(io.Discard, in) // until our parent is gone
+		_ = server.Close()
+	}()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
 
 // plainServer is this program as a process that does nothing but answer.
 type plainServer struct {

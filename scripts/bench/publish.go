@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"enkeyserver/internal/database"
@@ -88,7 +89,7 @@ func (b *bench) publishAll(ctx context.Context, p *publishing, requests [][]byte
 	}
 	_, peak, err := resident(p.service.PID())
 	p.memory.add(peak)
-	return errJoin(err, p.verify(ctx, b.warmUp()+b.repeats*b.uploads))
+	return errors.Join(err, p.verify(ctx, b.warmUp()+b.repeats*b.uploads))
 }
 
 func (p *publishing) repeat(ctx context.Context, requests [][]byte) error {
