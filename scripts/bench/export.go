@@ -66,11 +66,11 @@ type exporting struct {
 func newExporting(b *bench, s *stage, m metadata, keys int) *exporting {
 	g := b.report.group("export, "+m.name, "%s keys in %d epochs, from a cut batch to files in a folder and the index that lists them",
 		number(float64(keys)), max(epochsAtLeast, b.keys/epochKeys))
-	million := float64(keys) / 1e6
+	seconds := 2 * max(float64(keys)/1e6, 1)
 	return &exporting{
 		stage:    s,
 		keys:     keys,
-		time:     g.figure("all of it", "s", atMost(2*million)).beside("COPY of the same rows out of PostgreSQL, in no order"),
+		time:     g.figure("all of it", "s", atMost(seconds)).beside("COPY of the same rows out of PostgreSQL, in no order"),
 		worker:   g.figure("worker", "CPU s", nil).beside("deflate and SHA-256 of the same bytes, by themselves"),
 		postgres: g.figure("PostgreSQL", "CPU s", nil).beside("COPY of the same rows"),
 		memory:   g.figure("worker's memory, peak", "MiB", atMost(64)),
@@ -124,7 +124,7 @@ func (e *exporting) work(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if done.Keys != e.keys || done.Batches != 1 {
+	if done.Keys < e.keys || done.Batches != 1 { // padding makes it more
 		return fmt.Errorf("%d keys were exported, and not %d: %+v", done.Keys, e.keys, done)
 	}
 	_, peak, err := resident(p.PID())
@@ -140,20 +140,20 @@ func (e *exporting) work(ctx context.Context) error {
 
 func (e *exporting) measureFiles(ctx context.Context) error {
 	type file struct {
-		Object string
-		Size   int64
+		Object     string
+		Size, Keys int64
 	}
 	files, err := database.All[file](ctx, e.Store, `
-		SELECT object, size
+		SELECT object, size, keys
 		FROM   export_file
 		WHERE  batch_id = (SELECT max(batch_id) FROM export_file)`)
-	size := int64(0)
+	var size, keys int64
 	e.files = nil
 	for _, f := range files {
-		size += f.Size
+		size, keys = size+f.Size, keys+f.Keys
 		e.files = append(e.files, f.Object)
 	}
-	e.bytes.add(float64(size) / float64(e.keys))
+	e.bytes.add(float64(size) / float64(keys))
 	e.bytes.plain(exposure.KeySize)
 	return err
 }
