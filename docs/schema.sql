@@ -70,6 +70,7 @@ CREATE TABLE export (
     input_regions text[] NOT NULL,
     exclude_regions text[] DEFAULT '{}'::text[] NOT NULL,
     travelers text DEFAULT 'own-region'::text NOT NULL,
+    provenance text DEFAULT 'any'::text NOT NULL,
     period interval NOT NULL,
     valid_from timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     valid_thru timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL,
@@ -82,6 +83,7 @@ CREATE TABLE export (
     index_sequence bigint DEFAULT 0 NOT NULL,
     written_sequence bigint DEFAULT 0 NOT NULL,
     CONSTRAINT export_period_check CHECK ((period > '00:00:00'::interval)),
+    CONSTRAINT export_provenance_check CHECK ((provenance = ANY (ARRAY['any'::text, 'local'::text]))),
     CONSTRAINT export_travelers_check CHECK ((travelers = ANY (ARRAY['include'::text, 'own-region'::text, 'exclude'::text])))
 );
 
@@ -96,6 +98,7 @@ CREATE TABLE export_batch (
     input_regions text[] NOT NULL,
     exclude_regions text[] NOT NULL,
     travelers text NOT NULL,
+    provenance text NOT NULL,
     first_day integer NOT NULL,
     last_day integer NOT NULL,
     parts jsonb NOT NULL,
@@ -157,6 +160,7 @@ CREATE TABLE export_signing_key (
 CREATE TABLE exposure (
     start_interval integer NOT NULL,
     epoch integer NOT NULL,
+    ordinal integer,
     origin integer NOT NULL,
     period smallint NOT NULL,
     risk smallint NOT NULL,
@@ -169,6 +173,34 @@ CREATE TABLE exposure (
     regions text[] NOT NULL
 )
 PARTITION BY RANGE (start_interval);
+
+CREATE TABLE federation_allow (
+    name text NOT NULL,
+    issuer text NOT NULL,
+    subject text NOT NULL,
+    audience text NOT NULL,
+    include_regions text[] NOT NULL,
+    exclude_regions text[] NOT NULL
+);
+
+CREATE TABLE federation_pull (
+    origin integer NOT NULL,
+    server text NOT NULL,
+    ca text NOT NULL,
+    cert_file text NOT NULL,
+    key_file text NOT NULL,
+    audience text NOT NULL,
+    include_regions text[] NOT NULL,
+    exclude_regions text[] NOT NULL,
+    only_travelers boolean NOT NULL,
+    only_local_provenance boolean NOT NULL,
+    token_kind text NOT NULL,
+    token_file text NOT NULL,
+    token_url text NOT NULL,
+    client_id text NOT NULL,
+    client_secret text NOT NULL,
+    CONSTRAINT federation_pull_token_kind_check CHECK ((token_kind = ANY (ARRAY['file'::text, 'google'::text, 'client-credentials'::text])))
+);
 
 CREATE TABLE health_authority (
     authority_id integer NOT NULL,
@@ -196,6 +228,38 @@ CREATE TABLE health_authority_key (
     valid_thru timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL
 );
 
+CREATE TABLE held_revision (
+    key bytea NOT NULL,
+    origin integer NOT NULL,
+    start_interval integer NOT NULL,
+    period smallint NOT NULL,
+    risk smallint NOT NULL,
+    report smallint NOT NULL,
+    onset smallint,
+    CONSTRAINT held_revision_key_check CHECK ((octet_length(key) = 16))
+);
+
+CREATE TABLE import_file (
+    origin integer NOT NULL,
+    file text NOT NULL,
+    number bigint NOT NULL,
+    seen_at timestamp with time zone NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    retry_at timestamp with time zone NOT NULL,
+    done_at timestamp with time zone,
+    outcome text DEFAULT ''::text NOT NULL,
+    failure text DEFAULT ''::text NOT NULL
+);
+
+ALTER TABLE import_file ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME import_file_number_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE job_progress (
     name text NOT NULL,
     succeeded_at timestamp with time zone NOT NULL
@@ -213,6 +277,92 @@ CREATE TABLE log_head (
     last_epoch integer DEFAULT 0 NOT NULL,
     sealed_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     CONSTRAINT log_head_singleton_check CHECK (singleton)
+);
+
+CREATE TABLE mirror (
+    mirror_id integer NOT NULL,
+    name text NOT NULL,
+    index_url text NOT NULL,
+    root_url text NOT NULL,
+    bucket text NOT NULL,
+    root text NOT NULL,
+    rewrite text NOT NULL,
+    keys jsonb NOT NULL,
+    ended_at timestamp with time zone,
+    sequence bigint DEFAULT 0 NOT NULL,
+    attempted_at timestamp with time zone,
+    succeeded_at timestamp with time zone,
+    failed_at timestamp with time zone,
+    failure text DEFAULT ''::text NOT NULL
+);
+
+CREATE TABLE mirror_file (
+    mirror_id integer NOT NULL,
+    file text NOT NULL,
+    object text NOT NULL,
+    number bigint NOT NULL,
+    copied_at timestamp with time zone,
+    size bigint,
+    sha256 bytea,
+    delisted_at timestamp with time zone
+);
+
+ALTER TABLE mirror_file ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME mirror_file_number_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+ALTER TABLE mirror ALTER COLUMN mirror_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME mirror_mirror_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE neighbour (
+    origin integer NOT NULL,
+    kind text NOT NULL,
+    name text NOT NULL,
+    ended_at timestamp with time zone,
+    cursor bytea,
+    newest_at timestamp with time zone,
+    attempted_at timestamp with time zone,
+    succeeded_at timestamp with time zone,
+    failed_at timestamp with time zone,
+    failure text DEFAULT ''::text NOT NULL,
+    CONSTRAINT neighbour_kind_check CHECK ((kind = ANY (ARRAY['federation'::text, 'import'::text])))
+);
+
+CREATE TABLE neighbour_count (
+    origin integer NOT NULL,
+    what text NOT NULL,
+    n bigint NOT NULL
+);
+
+ALTER TABLE neighbour ALTER COLUMN origin ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME neighbour_origin_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public_import (
+    origin integer NOT NULL,
+    index_url text NOT NULL,
+    root_url text NOT NULL,
+    region text NOT NULL,
+    traveler boolean NOT NULL,
+    report_when_missing smallint NOT NULL,
+    onset_when_missing smallint,
+    keys jsonb NOT NULL
 );
 
 CREATE TABLE receipt (
@@ -309,6 +459,15 @@ ALTER TABLE ONLY export_signing_key
 ALTER TABLE ONLY exposure
     ADD CONSTRAINT exposure_pkey PRIMARY KEY (key, start_interval, event);
 
+ALTER TABLE ONLY federation_allow
+    ADD CONSTRAINT federation_allow_issuer_subject_audience_key UNIQUE (issuer, subject, audience);
+
+ALTER TABLE ONLY federation_allow
+    ADD CONSTRAINT federation_allow_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY federation_pull
+    ADD CONSTRAINT federation_pull_pkey PRIMARY KEY (origin);
+
 ALTER TABLE ONLY health_authority
     ADD CONSTRAINT health_authority_issuer_key UNIQUE (issuer);
 
@@ -318,6 +477,12 @@ ALTER TABLE ONLY health_authority_key
 ALTER TABLE ONLY health_authority
     ADD CONSTRAINT health_authority_pkey PRIMARY KEY (authority_id);
 
+ALTER TABLE ONLY held_revision
+    ADD CONSTRAINT held_revision_pkey PRIMARY KEY (key, origin);
+
+ALTER TABLE ONLY import_file
+    ADD CONSTRAINT import_file_pkey PRIMARY KEY (origin, file);
+
 ALTER TABLE ONLY job_progress
     ADD CONSTRAINT job_progress_pkey PRIMARY KEY (name);
 
@@ -326,6 +491,33 @@ ALTER TABLE ONLY lease
 
 ALTER TABLE ONLY log_head
     ADD CONSTRAINT log_head_pkey PRIMARY KEY (singleton);
+
+ALTER TABLE ONLY mirror
+    ADD CONSTRAINT mirror_bucket_root_key UNIQUE (bucket, root);
+
+ALTER TABLE ONLY mirror_file
+    ADD CONSTRAINT mirror_file_mirror_id_object_key UNIQUE (mirror_id, object);
+
+ALTER TABLE ONLY mirror_file
+    ADD CONSTRAINT mirror_file_pkey PRIMARY KEY (mirror_id, file);
+
+ALTER TABLE ONLY mirror
+    ADD CONSTRAINT mirror_name_key UNIQUE (name);
+
+ALTER TABLE ONLY mirror
+    ADD CONSTRAINT mirror_pkey PRIMARY KEY (mirror_id);
+
+ALTER TABLE ONLY neighbour_count
+    ADD CONSTRAINT neighbour_count_pkey PRIMARY KEY (origin, what);
+
+ALTER TABLE ONLY neighbour
+    ADD CONSTRAINT neighbour_kind_name_key UNIQUE (kind, name);
+
+ALTER TABLE ONLY neighbour
+    ADD CONSTRAINT neighbour_pkey PRIMARY KEY (origin);
+
+ALTER TABLE ONLY public_import
+    ADD CONSTRAINT public_import_pkey PRIMARY KEY (origin);
 
 ALTER TABLE ONLY receipt
     ADD CONSTRAINT receipt_pkey PRIMARY KEY (hash);
@@ -341,11 +533,11 @@ ALTER TABLE ONLY upload_count
 
 CREATE INDEX export_batch_open ON export_batch USING btree (end_at, batch_id) WHERE (done_at IS NULL);
 
-CREATE INDEX exposure_epoch ON ONLY exposure USING btree (epoch);
+CREATE INDEX exposure_epoch ON ONLY exposure USING btree (epoch, ordinal);
 
 CREATE INDEX exposure_padding ON ONLY exposure USING btree (epoch) WHERE (padding AND (event = 0));
 
-CREATE INDEX exposure_revisions ON ONLY exposure USING btree (epoch) WHERE (event = 1);
+CREATE INDEX exposure_revisions ON ONLY exposure USING btree (epoch, ordinal) WHERE (event = 1);
 
 ALTER TABLE ONLY authorized_app_authority
     ADD CONSTRAINT authorized_app_authority_app_id_fkey FOREIGN KEY (app_id) REFERENCES authorized_app(app_id) ON DELETE CASCADE;
@@ -368,5 +560,23 @@ ALTER TABLE ONLY export_signing_key
 ALTER TABLE ONLY export_signing_key
     ADD CONSTRAINT export_signing_key_name_fkey FOREIGN KEY (name) REFERENCES signing_key(name) ON DELETE CASCADE;
 
+ALTER TABLE ONLY federation_pull
+    ADD CONSTRAINT federation_pull_origin_fkey FOREIGN KEY (origin) REFERENCES neighbour(origin);
+
 ALTER TABLE ONLY health_authority_key
     ADD CONSTRAINT health_authority_key_authority_id_fkey FOREIGN KEY (authority_id) REFERENCES health_authority(authority_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY held_revision
+    ADD CONSTRAINT held_revision_origin_fkey FOREIGN KEY (origin) REFERENCES neighbour(origin);
+
+ALTER TABLE ONLY import_file
+    ADD CONSTRAINT import_file_origin_fkey FOREIGN KEY (origin) REFERENCES neighbour(origin);
+
+ALTER TABLE ONLY mirror_file
+    ADD CONSTRAINT mirror_file_mirror_id_fkey FOREIGN KEY (mirror_id) REFERENCES mirror(mirror_id);
+
+ALTER TABLE ONLY neighbour_count
+    ADD CONSTRAINT neighbour_count_origin_fkey FOREIGN KEY (origin) REFERENCES neighbour(origin);
+
+ALTER TABLE ONLY public_import
+    ADD CONSTRAINT public_import_origin_fkey FOREIGN KEY (origin) REFERENCES neighbour(origin);

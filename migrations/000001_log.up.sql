@@ -56,6 +56,8 @@ CREATE TABLE export (
     exclude_regions text[]      NOT NULL DEFAULT '{}',
     travelers       text        NOT NULL DEFAULT 'own-region'
                     CHECK (travelers IN ('include', 'own-region', 'exclude')),
+    provenance      text        NOT NULL DEFAULT 'any'
+                    CHECK (provenance IN ('any', 'local')),
     period          interval    NOT NULL CHECK (period > '0'),
     valid_from      timestamptz NOT NULL DEFAULT '-infinity',
     valid_thru      timestamptz NOT NULL DEFAULT 'infinity',
@@ -143,6 +145,7 @@ CREATE TABLE arrival (
 CREATE TABLE exposure (
     start_interval  integer  NOT NULL,
     epoch           integer  NOT NULL,
+    ordinal         integer,                          -- in the epoch, by content; NULL: padding, which neighbours never see
     origin          integer  NOT NULL,
     period          smallint NOT NULL,
     risk            smallint NOT NULL,
@@ -156,9 +159,143 @@ CREATE TABLE exposure (
     PRIMARY KEY (key, start_interval, event)
 ) PARTITION BY RANGE (start_interval);
 
-CREATE INDEX exposure_epoch     ON exposure (epoch);
-CREATE INDEX exposure_revisions ON exposure (epoch) WHERE event = 1;
+CREATE INDEX exposure_epoch     ON exposure (epoch, ordinal);
+CREATE INDEX exposure_revisions ON exposure (epoch, ordinal) WHERE event = 1;
 CREATE INDEX exposure_padding   ON exposure (epoch) WHERE padding AND event = 0;
+
+------------------------------------------------------------------------------
+-- Neighbours: whose keys we take, and who takes ours. Kept by `enctl apply`.
+
+-- Everyone from whom keys come. Never deleted, and an origin never used again:
+-- it stands with each key, and only who sent a key may revise it.
+CREATE TABLE neighbour (
+    origin        integer     GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind          text        NOT NULL CHECK (kind IN ('federation', 'import')),
+    name          text        NOT NULL,
+    ended_at      timestamptz,                       -- no longer in the configuration
+
+    -- What the last runs came to.
+    cursor        bytea,                             -- where to go on, as the neighbour gave it
+    newest_at     timestamptz,                       -- how far that is, by the neighbour's clock
+    attempted_at  timestamptz,
+    succeeded_at  timestamptz,                       -- when we last had all that there was
+    failed_at     timestamptz,
+    failure       text        NOT NULL DEFAULT '',   -- of the last run; '': none
+
+    UNIQUE (kind, name)
+);
+
+-- How much of what came from whom: 'keys', 'revisions', and by reason what was
+-- left out.
+CREATE TABLE neighbour_count (
+    origin  integer NOT NULL REFERENCES neighbour,
+    what    text    NOT NULL,
+    n       bigint  NOT NULL,
+    PRIMARY KEY (origin, what)
+);
+
+-- A neighbour whose server we ask.
+CREATE TABLE federation_pull (
+    origin                 integer PRIMARY KEY REFERENCES neighbour,
+    server                 text    NOT NULL,         -- host:port
+    ca                     text    NOT NULL,         -- PEM; '': the system's
+    cert_file              text    NOT NULL,         -- our certificate for mutual TLS; '': none
+    key_file               text    NOT NULL,
+    audience               text    NOT NULL,
+    include_regions        text[]  NOT NULL,
+    exclude_regions        text[]  NOT NULL,
+    only_travelers         boolean NOT NULL,
+    only_local_provenance  boolean NOT NULL,
+    token_kind             text    NOT NULL CHECK (token_kind IN ('file', 'google', 'client-credentials')),
+    token_file             text    NOT NULL,
+    token_url              text    NOT NULL,
+    client_id              text    NOT NULL,
+    client_secret          text    NOT NULL          -- a secret:// reference
+);
+
+-- A neighbour that may ask us. One that is pulled under the same name never
+-- gets back what it sent.
+CREATE TABLE federation_allow (
+    name             text   PRIMARY KEY,
+    issuer           text   NOT NULL,
+    subject          text   NOT NULL,
+    audience         text   NOT NULL,
+    include_regions  text[] NOT NULL,
+    exclude_regions  text[] NOT NULL,
+    UNIQUE (issuer, subject, audience)
+);
+
+-- A revision that came before its key. It waits for it, and goes when the key
+-- could no longer be matched.
+CREATE TABLE held_revision (
+    key             bytea       NOT NULL CHECK (octet_length(key) = 16),
+    origin          integer     NOT NULL REFERENCES neighbour,
+    start_interval  integer     NOT NULL,
+    period          smallint    NOT NULL,
+    risk            smallint    NOT NULL,
+    report          smallint    NOT NULL,
+    onset           smallint,
+    PRIMARY KEY (key, origin)
+);
+
+-- A public export of somebody else whose keys we take.
+CREATE TABLE public_import (
+    origin               integer PRIMARY KEY REFERENCES neighbour,
+    index_url            text    NOT NULL,
+    root_url             text    NOT NULL,
+    region               text    NOT NULL,
+    traveler             boolean NOT NULL,
+    report_when_missing  smallint NOT NULL,          -- 1 confirmed, 2 likely, 3 a user's own
+    onset_when_missing   smallint,                   -- days; NULL: none is told
+    keys                 jsonb   NOT NULL            -- that its files are signed with
+);
+
+-- Each file of a public export that was seen, once.
+CREATE TABLE import_file (
+    origin       integer     NOT NULL REFERENCES neighbour,
+    file         text        NOT NULL,               -- as the index names it
+    number       bigint      GENERATED ALWAYS AS IDENTITY,  -- in the order of the index
+    seen_at      timestamptz NOT NULL,
+    attempts     integer     NOT NULL DEFAULT 0,
+    retry_at     timestamptz NOT NULL,
+    done_at      timestamptz,
+    outcome      text        NOT NULL DEFAULT '',    -- of a file that is done: 'imported', 'vanished', 'refused'
+    failure      text        NOT NULL DEFAULT '',
+    PRIMARY KEY (origin, file)
+);
+
+-- A public export of somebody else that we copy. Never deleted: names in a
+-- bucket must not be used again.
+CREATE TABLE mirror (
+    mirror_id     integer     GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name          text        NOT NULL UNIQUE,
+    index_url     text        NOT NULL,
+    root_url      text        NOT NULL,
+    bucket        text        NOT NULL,
+    root          text        NOT NULL,              -- in the bucket
+    rewrite       text        NOT NULL,              -- of the files' names; '': they keep theirs
+    keys          jsonb       NOT NULL,              -- that its files are signed with; none: any
+    ended_at      timestamptz,
+    sequence      bigint      NOT NULL DEFAULT 0,    -- of the index that is in the bucket
+    attempted_at  timestamptz,
+    succeeded_at  timestamptz,
+    failed_at     timestamptz,
+    failure       text        NOT NULL DEFAULT '',
+    UNIQUE (bucket, root)
+);
+
+CREATE TABLE mirror_file (
+    mirror_id     integer     NOT NULL REFERENCES mirror,
+    file          text        NOT NULL,              -- as the index there names it
+    object        text        NOT NULL,              -- in our bucket
+    number        bigint      GENERATED ALWAYS AS IDENTITY,  -- in the order of the index
+    copied_at     timestamptz,
+    size          bigint,
+    sha256        bytea,
+    delisted_at   timestamptz,                       -- gone from the index there, and from ours
+    PRIMARY KEY (mirror_id, file),
+    UNIQUE (mirror_id, object)
+);
 
 ------------------------------------------------------------------------------
 -- Uploads: that they were, never by whom.
@@ -209,6 +346,7 @@ CREATE TABLE export_batch (
     input_regions    text[]      NOT NULL,
     exclude_regions  text[]      NOT NULL,
     travelers        text        NOT NULL,
+    provenance       text        NOT NULL,
     first_day        integer     NOT NULL,           -- the key days that it reads, as days since 1970
     last_day         integer     NOT NULL,
     parts            jsonb       NOT NULL,           -- the first (start, key) of each file

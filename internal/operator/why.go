@@ -293,8 +293,11 @@ func nextBatch(x store.TraceExport, e store.TraceEvent, now time.Time) string {
 
 // excluded tells why a key does not belong to an export, or nothing.
 func excluded(f store.Filter, e store.TraceEvent) string {
-	if f.Covers(e.Regions, e.Traveler) {
+	if f.Covers(e.Regions, e.Traveler, e.Origin) {
 		return ""
+	}
+	if e.Origin != 0 && f.Provenance == store.ProvenanceLocal {
+		return "a neighbour sent it, and the export takes only keys of our own apps"
 	}
 	for _, region := range e.Regions {
 		if slices.Contains(f.ExcludeRegions, region) {

@@ -80,10 +80,10 @@ func (db *DB) LeaseBatch(ctx context.Context, now time.Time, ttl time.Duration, 
 				FOR UPDATE SKIP LOCKED
 			)
 			RETURNING batch_id, export_id, first_epoch, last_epoch, first_day, last_day, start_at, end_at,
-			          region, input_regions, exclude_regions, travelers, parts, signing_keys, fence
+			          region, input_regions, exclude_regions, travelers, provenance, parts, signing_keys, fence
 		)
 		SELECT b.batch_id, b.export_id, x.name, x.bucket, x.root, b.region, b.first_epoch, b.last_epoch, b.first_day, b.last_day,
-		       b.start_at, b.end_at, b.input_regions, b.exclude_regions, b.travelers, b.parts, b.signing_keys, b.fence
+		       b.start_at, b.end_at, b.input_regions, b.exclude_regions, b.travelers, b.provenance, b.parts, b.signing_keys, b.fence
 		FROM   taken b
 		JOIN   export x USING (export_id)`, now, now.Add(ttl), append([]int64{}, except...))
 	if err != nil || !ok {
@@ -102,7 +102,7 @@ type batchRow struct {
 	FirstDay, LastDay            exposure.Day
 	StartAt, EndAt               time.Time
 	InputRegions, ExcludeRegions []string
-	Travelers                    string
+	Travelers, Provenance        string
 	Parts, SigningKeys           []byte
 	Fence                        int64
 }
@@ -112,7 +112,7 @@ func (r batchRow) batch() (Batch, error) {
 		ID: r.BatchID, ExportID: r.ExportID, Export: r.Name, Bucket: r.Bucket, Root: r.Root, Region: r.Region,
 		FirstEpoch: r.FirstEpoch, LastEpoch: r.LastEpoch, FirstDay: r.FirstDay, LastDay: r.LastDay,
 		Start: r.StartAt.UTC(), End: r.EndAt.UTC(), Fence: r.Fence,
-		Filter: Filter{InputRegions: r.InputRegions, ExcludeRegions: r.ExcludeRegions, Travelers: Travelers(r.Travelers)},
+		Filter: Filter{InputRegions: r.InputRegions, ExcludeRegions: r.ExcludeRegions, Travelers: Travelers(r.Travelers), Provenance: Provenance(r.Provenance)},
 	}
 	if err := json.Unmarshal(r.Parts, &b.Parts); err != nil {
 		return Batch{}, err
@@ -329,7 +329,7 @@ func (db *DB) inPatientTx(ctx context.Context, f func(tx database.Tx) error) err
 }
 
 // marshal writes a value of ours as JSON; it cannot fail.
-func marshal[T Part | SigningKey](values []T) []byte {
+func marshal[T Part | SigningKey | TrustedKey](values []T) []byte {
 	text, err := json.Marshal(slices.Concat([]T{}, values))
 	if err != nil {
 		panic(err)

@@ -15,6 +15,10 @@ type Configuration struct {
 	Apps        []AppConfig
 	SigningKeys []SigningKeyConfig
 	Exports     []ExportConfig
+	Pulls       []PullConfig
+	Allows      []AllowConfig
+	Imports     []ImportConfig
+	Mirrors     []MirrorConfig
 }
 
 // AuthorityConfig is a health authority; its issuer names it.
@@ -53,6 +57,7 @@ type ExportConfig struct {
 	Name, Bucket, Root, Region   string
 	InputRegions, ExcludeRegions []string
 	Travelers                    Travelers
+	Provenance                   Provenance
 	Period                       time.Duration
 	From, Thru                   time.Time
 	Backfill                     bool
@@ -72,9 +77,14 @@ type Reconfiguration struct {
 		Apps        []AppConfig
 		SigningKeys []SigningKeyConfig
 		Exports     []ExportConfig
+		Pulls       []PullConfig
+		Allows      []AllowConfig
+		Imports     []ImportConfig
+		Mirrors     []MirrorConfig
 	}
 	Remove struct {
-		Authorities, Apps, SigningKeys []string
+		Authorities, Apps, SigningKeys  []string
+		Pulls, Allows, Imports, Mirrors []string
 	}
 	Audit []AuditEntry
 }
@@ -150,8 +160,10 @@ func readConfiguration(ctx context.Context, tx database.Tx) (c Configuration, er
 	if c.SigningKeys, err = readSigningKeyConfigs(ctx, tx); err != nil {
 		return c, err
 	}
-	c.Exports, err = readExportConfigs(ctx, tx)
-	return c, err
+	if c.Exports, err = readExportConfigs(ctx, tx); err != nil {
+		return c, err
+	}
+	return c, c.readNeighbours(ctx, tx)
 }
 
 func readAuthorityConfigs(ctx context.Context, tx database.Tx) ([]AuthorityConfig, error) {
@@ -210,7 +222,7 @@ func readExportConfigs(ctx context.Context, tx database.Tx) (all []ExportConfig,
 	type row struct {
 		Name, Bucket, Root, Region   string
 		InputRegions, ExcludeRegions []string
-		Travelers                    string
+		Travelers, Provenance        string
 		Seconds                      float64
 		ValidFrom, ValidThru         pgtime
 		Backfill                     bool
@@ -219,7 +231,7 @@ func readExportConfigs(ctx context.Context, tx database.Tx) (all []ExportConfig,
 		Unfinished                   bool
 	}
 	for r, err := range database.Each[row](ctx, tx, `
-		SELECT   x.name, x.bucket, x.root, x.region, x.input_regions, x.exclude_regions, x.travelers,
+		SELECT   x.name, x.bucket, x.root, x.region, x.input_regions, x.exclude_regions, x.travelers, x.provenance,
 		         extract(epoch FROM x.period)::float8 AS seconds, x.valid_from, x.valid_thru, x.backfill, x.max_records,
 		         ARRAY (SELECT k.name FROM export_signing_key k WHERE k.export_id = x.export_id ORDER BY k.name) AS signing_keys,
 		         (
@@ -235,7 +247,7 @@ func readExportConfigs(ctx context.Context, tx database.Tx) (all []ExportConfig,
 		}
 		all = append(all, ExportConfig{
 			Name: r.Name, Bucket: r.Bucket, Root: r.Root, Region: r.Region,
-			InputRegions: r.InputRegions, ExcludeRegions: r.ExcludeRegions, Travelers: Travelers(r.Travelers),
+			InputRegions: r.InputRegions, ExcludeRegions: r.ExcludeRegions, Travelers: Travelers(r.Travelers), Provenance: Provenance(r.Provenance),
 			Period: time.Duration(r.Seconds * float64(time.Second)), From: r.ValidFrom.bound(), Thru: r.ValidThru.bound(),
 			Backfill: r.Backfill, MaxRecords: r.MaxRecords, SigningKeys: r.SigningKeys, Unfinished: r.Unfinished,
 		})
@@ -267,6 +279,14 @@ func (r Reconfiguration) write(ctx context.Context, tx database.Tx, now time.Tim
 		func() error { return each(r.Put.Apps, w.putApp) },
 		func() error { return each(r.Put.SigningKeys, w.putSigningKey) },
 		func() error { return each(r.Put.Exports, w.putExport) },
+		func() error { return w.removeAllows(r.Remove.Allows) }, // first: another may take over who it was
+		func() error { return each(r.Put.Pulls, w.putPull) },
+		func() error { return each(r.Put.Allows, w.putAllow) },
+		func() error { return each(r.Put.Imports, w.putImport) },
+		func() error { return each(r.Put.Mirrors, w.putMirror) },
+		func() error { return w.endNeighbours("federation", r.Remove.Pulls) },
+		func() error { return w.endNeighbours("import", r.Remove.Imports) },
+		func() error { return w.endMirrors(r.Remove.Mirrors) },
 		func() error {
 			return w.exec(`DELETE FROM authorized_app WHERE app_id = ANY ($1)`, notNull(r.Remove.Apps))
 		},
@@ -372,15 +392,15 @@ func (w configurator) putExport(x ExportConfig) (err error) {
 	defer errs.Wrap(&err, "export %s", x.Name)
 	if err := w.exec(`
 		INSERT INTO export (name, bucket, root, region, input_regions, exclude_regions, travelers, period,
-		                    valid_from, valid_thru, backfill, max_records, created_at)
+		                    valid_from, valid_thru, backfill, max_records, created_at, provenance)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, make_interval(secs => $8::float8),
-		        coalesce($9::timestamptz, '-infinity'), coalesce($10::timestamptz, 'infinity'), $11, $12, $13)
+		        coalesce($9::timestamptz, '-infinity'), coalesce($10::timestamptz, 'infinity'), $11, $12, $13, $14)
 		ON CONFLICT (name) DO UPDATE
 		SET region = excluded.region, input_regions = excluded.input_regions, exclude_regions = excluded.exclude_regions,
-		    travelers = excluded.travelers, period = excluded.period, valid_from = excluded.valid_from,
+		    travelers = excluded.travelers, provenance = excluded.provenance, period = excluded.period, valid_from = excluded.valid_from,
 		    valid_thru = excluded.valid_thru, backfill = excluded.backfill, max_records = excluded.max_records`,
 		x.Name, x.Bucket, x.Root, x.Region, notNull(x.InputRegions), notNull(x.ExcludeRegions), string(x.Travelers), x.Period.Seconds(),
-		unbounded(x.From), unbounded(x.Thru), x.Backfill, x.MaxRecords, w.now); err != nil {
+		unbounded(x.From), unbounded(x.Thru), x.Backfill, x.MaxRecords, w.now, string(x.Provenance)); err != nil {
 		return err
 	}
 	if err := w.exec(`

@@ -19,17 +19,6 @@ import (
 // phone downloads what they cost. The smallest beyond it share one minimum.
 const maxCells = 32
 
-// audience is a kind of key as far as exports care: its regions and whether a
-// traveller had it.
-type audience struct {
-	Regions  []string
-	Traveler bool
-}
-
-func (a audience) equal(b audience) bool {
-	return a.Traveler == b.Traveler && slices.Equal(a.Regions, b.Regions)
-}
-
 // cell is the set of audiences that reach the same exports. Whoever compares
 // the files of two exports sees cells, so each needs a crowd of its own.
 type cell struct {
@@ -40,12 +29,15 @@ type cell struct {
 
 // args turns the audiences on their side, for unnest. A set of
 // regions becomes its text, since arrays of arrays must be of one length.
-func (c cell) args() (regions []string, travelers []bool) {
+func (c cell) args() []any {
+	var regions []string
+	var travelers, foreign []bool
 	for _, a := range c.audiences {
 		regions = append(regions, arrayText(a.Regions))
 		travelers = append(travelers, a.Traveler)
+		foreign = append(foreign, a.Foreign)
 	}
-	return regions, travelers
+	return []any{regions, travelers, foreign}
 }
 
 func arrayText(regions []string) string {
@@ -59,10 +51,10 @@ func arrayText(regions []string) string {
 	return "{" + b.String() + "}"
 }
 
-// inCell selects the rows of a cell, given as $8 and $9.
+// inCell selects the rows of a cell, given as $9 to $11.
 const inCell = `EXISTS (
-	SELECT FROM unnest($8::text[], $9::boolean[]) AS a (regions, traveler)
-	WHERE  a.regions::text[] = p.regions AND a.traveler = p.traveler
+	SELECT FROM unnest($9::text[], $10::boolean[], $11::boolean[]) AS a (regions, traveler, is_foreign)
+	WHERE  a.regions::text[] = p.regions AND a.traveler = p.traveler AND a.is_foreign = (p.origin <> 0)
 )`
 
 // filling is one kind of record that is filled up to a minimum.
@@ -121,6 +113,7 @@ type tally struct {
 	Day       exposure.Day
 	Regions   []string
 	Traveler  bool
+	Foreign   bool
 	Revised   bool
 	Revisable bool // published first, with a report that may change
 	Real      int
@@ -137,11 +130,11 @@ func (s *sealing) tally(ctx context.Context, r stretch) ([]tally, error) {
 		return nil, nil
 	}
 	return database.All[tally](ctx, s.tx, `
-		SELECT   start_interval / 144 AS day, regions, traveler, revised, `+revisable+` AS revisable,
+		SELECT   start_interval / 144 AS day, regions, traveler, origin <> 0 AS "foreign", revised, `+revisable+` AS revisable,
 		         count(*) FILTER (WHERE NOT padding) AS real, count(*) FILTER (WHERE padding) AS padding
 		FROM     (`+published+`) AS p
 		WHERE    `+covered+`
-		GROUP BY 1, 2, 3, 4, 5
+		GROUP BY 1, 2, 3, 4, 5, 6
 		ORDER BY 1`, r.args()...)
 }
 
@@ -153,7 +146,7 @@ func (s *sealing) cells(counts []tally, kind func(t tally) bool) []cell {
 		if !kind(t) {
 			continue
 		}
-		a := audience{t.Regions, t.Traveler}
+		a := audience{t.Regions, t.Traveler, t.Foreign}
 		c := byReach[s.reach(a)]
 		if c == nil {
 			c = &cell{}
@@ -172,7 +165,7 @@ func (s *sealing) cells(counts []tally, kind func(t tally) bool) []cell {
 func (s *sealing) reach(a audience) string {
 	var reached []int
 	for _, x := range s.exports {
-		if !x.ended(s.now) && x.filter().Covers(a.Regions, a.Traveler) {
+		if !x.ended(s.now) && x.filter().covers(a) {
 			reached = append(reached, x.ExportID)
 		}
 	}
@@ -216,6 +209,7 @@ type record struct {
 	Onset         *int16
 	Regions       []string
 	Traveler      bool
+	Origin        int32 // so that padding reaches those whom its model reaches
 }
 
 // padKeys adds generated keys that look like the real ones of their cell: each
@@ -233,16 +227,15 @@ func (s *sealing) padRevisable(ctx context.Context, x exportRow, c cell, need in
 // padLike adds copies of the real keys that a condition selects. It reads no
 // more of them than it copies.
 func (s *sealing) padLike(ctx context.Context, x exportRow, c cell, need int, which string) error {
-	regions, travelers := c.args()
 	models, err := database.All[record](ctx, s.tx, `
-		SELECT start_interval, period, report, risk, onset, regions, traveler
+		SELECT start_interval, period, report, risk, onset, regions, traveler, origin
 		FROM   (`+published+`) AS p
 		WHERE  `+which+`
 		AND    NOT padding
 		AND    `+covered+`
 		AND    `+inCell+`
 		ORDER BY random()
-		LIMIT  $10`, s.wholeRange(x).args(regions, travelers, need)...)
+		LIMIT  $12`, s.wholeRange(x).args(append(c.args(), need)...)...)
 	if err != nil {
 		return err
 	}
@@ -280,7 +273,7 @@ func (s *sealing) insertPadding(ctx context.Context, kind int16, made []record) 
 		[]string{"key", "event", "start_interval", "period", "risk", "report", "onset", "traveler", "regions", "origin", "epoch", "padding"},
 		pgx.CopyFromSlice(len(made), func(i int) ([]any, error) {
 			m := made[i]
-			return []any{m.Key, kind, int32(m.StartInterval), m.Period, m.Risk, m.Report, m.Onset, m.Traveler, m.Regions, int32(0), int32(s.epoch), true}, nil
+			return []any{m.Key, kind, int32(m.StartInterval), m.Period, m.Risk, m.Report, m.Onset, m.Traveler, m.Regions, m.Origin, int32(s.epoch), true}, nil
 		}))
 	s.result.Padding += int(n)
 	return err

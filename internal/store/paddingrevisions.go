@@ -63,21 +63,20 @@ func (s *sealing) padRevisions(ctx context.Context, x exportRow, c cell, need in
 // changes are the real revisions of a cell that an export is about to publish,
 // in random order.
 func (s *sealing) changes(ctx context.Context, x exportRow, c cell) ([]change, error) {
-	regions, travelers := c.args()
 	return database.All[change](ctx, s.tx, `
 		SELECT    o.start_interval, o.period, o.report AS was_report, o.risk AS was_risk, o.onset AS was_onset,
 		          p.report, p.risk, p.onset,
 		          coalesce(b.first_epoch, 0) AS first_epoch, coalesce(b.last_epoch, 0) AS last_epoch
 		FROM      (
-			SELECT key, start_interval, report, risk, onset, regions, traveler
+			SELECT key, start_interval, report, risk, onset, regions, traveler, origin
 			FROM   (`+published+`) AS q
 			WHERE  revised AND NOT padding
 			AND    `+covered+`
 		) AS p
 		JOIN      exposure o ON o.key = p.key AND o.start_interval = p.start_interval AND o.event = 0
-		LEFT JOIN export_batch b ON b.export_id = $10 AND o.epoch BETWEEN b.first_epoch AND b.last_epoch
+		LEFT JOIN export_batch b ON b.export_id = $12 AND o.epoch BETWEEN b.first_epoch AND b.last_epoch
 		WHERE     `+inCell+`
-		ORDER BY  random()`, s.wholeRange(x).args(regions, travelers, x.ExportID)...)
+		ORDER BY  random()`, s.wholeRange(x).args(append(c.args(), x.ExportID)...)...)
 }
 
 // byOrigin groups changes, the larger groups first.
@@ -132,13 +131,12 @@ func (r *reviser) revise(ctx context.Context, models []change, from origin, limi
 // candidates picks padding keys of a cell and an origin that were never revised:
 // first those that say what the key of a model said, then at random.
 func (r *reviser) candidates(ctx context.Context, models []change, from origin, limit int) ([]record, error) {
-	regions, travelers := r.cell.args()
 	starts, periods, onsets := make([]int32, len(models)), make([]int16, len(models)), make([]*int16, len(models))
 	for i, m := range models {
 		starts[i], periods[i], onsets[i] = int32(m.StartInterval), m.Period, m.WasOnset
 	}
 	return database.All[record](ctx, r.tx, `
-		SELECT p.key, p.start_interval, p.period, p.risk, p.report, p.onset, p.regions, p.traveler
+		SELECT p.key, p.start_interval, p.period, p.risk, p.report, p.onset, p.regions, p.traveler, p.origin
 		FROM   exposure p
 		WHERE  p.padding AND p.event = 0
 		AND    p.epoch BETWEEN $1 AND $2
@@ -147,15 +145,12 @@ func (r *reviser) candidates(ctx context.Context, models []change, from origin, 
 			SELECT FROM exposure r
 			WHERE  r.key = p.key AND r.start_interval = p.start_interval AND r.event = 1
 		)
-		AND    EXISTS (
-			SELECT FROM unnest($5::text[], $6::boolean[]) AS a (regions, traveler)
-			WHERE  a.regions::text[] = p.regions AND a.traveler = p.traveler
-		)
+		AND    `+inCell+`
 		ORDER BY EXISTS (
-			SELECT FROM unnest($7::integer[], $8::smallint[], $9::smallint[]) AS m (start_interval, period, onset)
+			SELECT FROM unnest($5::integer[], $6::smallint[], $7::smallint[]) AS m (start_interval, period, onset)
 			WHERE  m.start_interval = p.start_interval AND m.period = p.period AND m.onset IS NOT DISTINCT FROM p.onset
 		) DESC, random()
-		LIMIT  $10`, from.firstEpoch, from.lastEpoch, from.report, from.risk, regions, travelers, starts, periods, onsets, limit)
+		LIMIT  $8`, append([]any{from.firstEpoch, from.lastEpoch, from.report, from.risk, starts, periods, onsets, limit}, r.cell.args()...)...)
 }
 
 // changeLike changes a padding key as a model of the same days was changed, or

@@ -17,6 +17,7 @@ import (
 type Filter struct {
 	InputRegions, ExcludeRegions []string
 	Travelers                    Travelers
+	Provenance                   Provenance
 }
 
 // Travelers is an export's rule for travellers' keys.
@@ -29,13 +30,40 @@ const (
 	TravelersExclude   Travelers = "exclude"    // none
 )
 
-// Covers tells whether keys of these regions belong to the export. The same
-// rule in SQL is covered, below.
-func (f Filter) Covers(regions []string, traveler bool) bool {
-	if traveler && f.Travelers == TravelersExclude || overlap(regions, f.ExcludeRegions) {
+// Provenance is an export's rule for keys that neighbours sent.
+type Provenance string
+
+// The rules.
+const (
+	ProvenanceAny   Provenance = "any"   // whoever sent them
+	ProvenanceLocal Provenance = "local" // only those of our own apps
+)
+
+// audience is a kind of key as far as exports care: its regions, whether a
+// traveller had it, and whether a neighbour sent it.
+type audience struct {
+	Regions  []string
+	Traveler bool
+	Foreign  bool
+}
+
+func (a audience) equal(b audience) bool {
+	return a.Traveler == b.Traveler && a.Foreign == b.Foreign && slices.Equal(a.Regions, b.Regions)
+}
+
+// Covers tells whether keys of these regions belong to the export; origin is 0
+// for those of our own apps, else a neighbour's number.
+func (f Filter) Covers(regions []string, traveler bool, origin int) bool {
+	return f.covers(audience{regions, traveler, origin != 0})
+}
+
+// covers is Covers for a kind of key. The same rule in SQL is covered, below.
+func (f Filter) covers(a audience) bool {
+	if a.Foreign && f.Provenance == ProvenanceLocal ||
+		a.Traveler && f.Travelers == TravelersExclude || overlap(a.Regions, f.ExcludeRegions) {
 		return false
 	}
-	return overlap(regions, f.InputRegions) || traveler && f.Travelers == TravelersInclude
+	return overlap(a.Regions, f.InputRegions) || a.Traveler && f.Travelers == TravelersInclude
 }
 
 func overlap(a, b []string) bool {
@@ -62,16 +90,17 @@ const published = `
 	          coalesce(p.regions, r.regions) AS regions,
 	          coalesce(p.traveler, r.traveler) AS traveler,
 	          coalesce(p.padding, r.padding) AS padding,
+	          coalesce(p.origin, r.origin) AS origin,
 	          coalesce(p.event, 1) = 1 AS revised
 	FROM      (
-		SELECT key, event, start_interval, period, report, risk, onset, regions, traveler, padding
+		SELECT key, event, start_interval, period, report, risk, onset, regions, traveler, padding, origin
 		FROM   exposure
 		WHERE  event = 0
 		AND    epoch BETWEEN $1 AND $2
 		AND    start_interval >= $3 AND start_interval < $4
 	) AS p
 	FULL JOIN (
-		SELECT key, event, start_interval, period, report, risk, onset, regions, traveler, padding
+		SELECT key, event, start_interval, period, report, risk, onset, regions, traveler, padding, origin
 		FROM   exposure
 		WHERE  event = 1
 		AND    epoch BETWEEN $1 AND $2
@@ -79,12 +108,13 @@ const published = `
 	) AS r ON r.key = p.key AND r.start_interval = p.start_interval
 	WHERE     coalesce(p.event, 1) = 1 OR coalesce(r.report, p.report) <> 5`
 
-// covered is Filter.Covers in SQL, for input regions $5, excluded regions $6
-// and the rule for travellers $7.
+// covered is Filter.covers in SQL, for input regions $5, excluded regions $6 and
+// the rules for travellers $7 and provenance $8.
 const covered = `(
 	(regions && $5::text[] OR traveler AND $7 = 'include')
 	AND NOT regions && $6::text[]
 	AND NOT (traveler AND $7 = 'exclude')
+	AND NOT (origin <> 0 AND $8 = 'local')
 )`
 
 // contentOrder is the order of files and of the log: start, period, report,
@@ -108,7 +138,7 @@ const (
 
 func (s stretch) args(more ...any) []any {
 	f := s.filter
-	return append([]any{s.firstEpoch, s.lastEpoch, s.from, s.to, f.InputRegions, f.ExcludeRegions, string(f.Travelers)}, more...)
+	return append([]any{s.firstEpoch, s.lastEpoch, s.from, s.to, f.InputRegions, f.ExcludeRegions, string(f.Travelers), string(f.Provenance)}, more...)
 }
 
 // BatchKeys streams what a file publishes as first seen: each key with its
@@ -167,8 +197,8 @@ func (db *DB) streamDay(ctx context.Context, s stretch, from, to Part, which str
 			FROM     (`+published+`) AS p
 			WHERE    `+which+`
 			AND      `+covered+`
-			AND      (start_interval, key) >= ($8, $9::bytea)
-			AND      (start_interval, key) < ($10, $11::bytea)
+			AND      (start_interval, key) >= ($9, $10::bytea)
+			AND      (start_interval, key) < ($11, $12::bytea)
 			ORDER BY `+contentOrder+`, key`,
 			s.args(from.FromStart, from.key(), to.FromStart, to.key())...)
 		if err != nil {

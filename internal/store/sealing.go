@@ -163,7 +163,8 @@ func (s *sealing) crowdIsEnough(ctx context.Context) (bool, error) {
 	}](ctx, s.tx, `
 		SELECT count(DISTINCT xmin::text) AS uploads, min(due_at) AS oldest
 		FROM   arrival
-		WHERE  due_at <= $1`, s.now)
+		WHERE  due_at <= $1
+		AND    origin = 0   -- a neighbour's keys come in pages, and are no company`, s.now)
 	if err != nil || crowd.Uploads == 0 || crowd.Uploads >= s.MinUploads {
 		return true, err
 	}
@@ -309,10 +310,11 @@ func (s *sealing) write(ctx context.Context) error {
 	}
 	s.result.Keys, s.result.Revisions = n.Keys, n.Revisions
 	_, err = s.tx.Exec(ctx, `
-		INSERT INTO exposure (key, event, start_interval, period, risk, report, onset, traveler, regions, origin, epoch, padding)
-		SELECT   key, event, start_interval, period, risk, report, onset, traveler, regions, origin, $1, false
+		INSERT INTO exposure (key, event, start_interval, period, risk, report, onset, traveler, regions, origin, epoch, padding, ordinal)
+		SELECT   key, event, start_interval, period, risk, report, onset, traveler, regions, origin, $1, false,
+		         row_number() OVER (ORDER BY `+contentOrder+`, key, event)
 		FROM     take
-		ORDER BY `+contentOrder+`, key, event`, s.epoch)
+		ORDER BY 13`, s.epoch)
 	return err
 }
 
@@ -347,7 +349,7 @@ type exportRow struct {
 	ExportID                     int
 	Name, Region                 string
 	InputRegions, ExcludeRegions []string
-	Travelers                    string
+	Travelers, Provenance        string
 	Period                       float64 // seconds
 	ValidFrom, ValidThru         pgtime
 	Backfill                     bool
@@ -360,7 +362,7 @@ type exportRow struct {
 }
 
 func (x exportRow) filter() Filter {
-	return Filter{InputRegions: x.InputRegions, ExcludeRegions: x.ExcludeRegions, Travelers: Travelers(x.Travelers)}
+	return Filter{InputRegions: x.InputRegions, ExcludeRegions: x.ExcludeRegions, Travelers: Travelers(x.Travelers), Provenance: Provenance(x.Provenance)}
 }
 
 // due tells whether a batch should be cut now: at each new window of the
@@ -379,7 +381,7 @@ func (x exportRow) ended(now time.Time) bool { return !x.ValidThru.After(now) }
 // be cut and cannot be signed.
 func (s *sealing) readExports(ctx context.Context) error {
 	rows, err := database.All[exportRow](ctx, s.tx, `
-		SELECT   export_id, name, region, input_regions, exclude_regions, travelers,
+		SELECT   export_id, name, region, input_regions, exclude_regions, travelers, provenance,
 		         extract(epoch FROM period)::float8 AS period, valid_from, valid_thru, backfill, max_records, created_at,
 		         last_epoch, last_end, cut_at,
 		         EXISTS (
@@ -518,10 +520,10 @@ func (s *sealing) addBatch(ctx context.Context, x exportRow, days []dayCount, pa
 	end := latest(s.now.Truncate(time.Second), start.Add(time.Duration(len(parts))*time.Second))
 	_, err := s.tx.Exec(ctx, `
 		INSERT INTO export_batch (export_id, first_epoch, last_epoch, first_day, last_day, start_at, end_at,
-		                          region, input_regions, exclude_regions, travelers, parts, signing_keys, cut_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+		                          region, input_regions, exclude_regions, travelers, provenance, parts, signing_keys, cut_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
 		x.ExportID, *x.LastEpoch+1, s.head.LastEpoch, days[0].Day, days[len(days)-1].Day, start, end,
-		x.Region, x.InputRegions, x.ExcludeRegions, x.Travelers, marshal(parts), marshal(keys), s.now)
+		x.Region, x.InputRegions, x.ExcludeRegions, x.Travelers, x.Provenance, marshal(parts), marshal(keys), s.now)
 	if err != nil {
 		return err
 	}
@@ -588,7 +590,7 @@ func (s *sealing) partAt(ctx context.Context, x exportRow, days []dayCount, numb
 		FROM     (`+published+`) AS p
 		WHERE    `+covered+`
 		ORDER BY start_interval, key
-		OFFSET   $8   -- counted just now, under the same lock
+		OFFSET   $9   -- counted just now, under the same lock
 		LIMIT    1`, r.args(number)...)
 	return Part{FromStart: row.StartInterval, FromKey: row.Key}, err
 }

@@ -290,7 +290,7 @@ func TestFilters(t *testing.T) {
 	} {
 		t.Run(tc.why, func(t *testing.T) {
 			t.Parallel()
-			if got := tc.filter.Covers(tc.regions, tc.traveler); got != tc.want {
+			if got := tc.filter.Covers(tc.regions, tc.traveler, 0); got != tc.want {
 				t.Errorf("the rule in Go says %t, want %t", got, tc.want)
 			}
 			l := newLedger(t)

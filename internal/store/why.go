@@ -171,7 +171,8 @@ func (t *Trace) readSealer(ctx context.Context, tx database.Tx, now time.Time) e
 	t.DueUploads, _, err = database.One[int](ctx, tx, `
 		SELECT count(DISTINCT xmin::text)
 		FROM   arrival
-		WHERE  due_at <= $1`, now)
+		WHERE  due_at <= $1
+		AND    origin = 0`, now)
 	return err
 }
 
@@ -180,14 +181,14 @@ func (t *Trace) readExports(ctx context.Context, tx database.Tx) error {
 		ExportID                     int
 		Name, Bucket, Root           string
 		InputRegions, ExcludeRegions []string
-		Travelers                    string
+		Travelers, Provenance        string
 		Seconds                      float64
 		ValidFrom, ValidThru         pgtime
 		LastEpoch                    *int
 		CutAt                        pgtime
 	}
 	rows, err := database.All[row](ctx, tx, `
-		SELECT   export_id, name, bucket, root, input_regions, exclude_regions, travelers,
+		SELECT   export_id, name, bucket, root, input_regions, exclude_regions, travelers, provenance,
 		         extract(epoch FROM period)::float8 AS seconds, valid_from, valid_thru, last_epoch,
 		         coalesce(cut_at, '-infinity') AS cut_at
 		FROM     export
@@ -198,7 +199,7 @@ func (t *Trace) readExports(ctx context.Context, tx database.Tx) error {
 	for _, r := range rows {
 		x := TraceExport{
 			Name: r.Name, Bucket: r.Bucket, Root: r.Root, From: r.ValidFrom.bound(), Thru: r.ValidThru.bound(),
-			Filter: Filter{InputRegions: r.InputRegions, ExcludeRegions: r.ExcludeRegions, Travelers: Travelers(r.Travelers)},
+			Filter: Filter{InputRegions: r.InputRegions, ExcludeRegions: r.ExcludeRegions, Travelers: Travelers(r.Travelers), Provenance: Provenance(r.Provenance)},
 			Period: time.Duration(r.Seconds * float64(time.Second)), Begun: r.LastEpoch != nil,
 		}
 		if x.Begun {
@@ -219,7 +220,7 @@ func (t *Trace) readBatches(ctx context.Context, tx database.Tx, exportID int) (
 	}
 	rows, err := database.All[row](ctx, tx, `
 		SELECT   b.batch_id, b.export_id, x.name, x.bucket, x.root, b.region, b.first_epoch, b.last_epoch, b.first_day, b.last_day,
-		         b.start_at, b.end_at, b.input_regions, b.exclude_regions, b.travelers, b.parts, b.signing_keys, b.fence,
+		         b.start_at, b.end_at, b.input_regions, b.exclude_regions, b.travelers, b.provenance, b.parts, b.signing_keys, b.fence,
 		         b.done_at IS NOT NULL AS done
 		FROM     export_batch b
 		JOIN     export x USING (export_id)

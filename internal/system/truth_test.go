@@ -41,7 +41,7 @@ type cutRow struct {
 
 func (c cutRow) covers(r *logRow) bool {
 	f := store.Filter{InputRegions: c.InputRegions, ExcludeRegions: c.ExcludeRegions, Travelers: store.Travelers(c.Travelers)}
-	return r != nil && c.FirstEpoch <= r.Epoch && r.Epoch <= c.LastEpoch && f.Covers(r.Regions, false)
+	return r != nil && c.FirstEpoch <= r.Epoch && r.Epoch <= c.LastEpoch && f.Covers(r.Regions, false, 0)
 }
 
 // truth is what is checked after the fire: the ledger of the phones against the
