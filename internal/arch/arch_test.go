@@ -33,7 +33,7 @@ const (
 // where it stands.
 var floors = [][]string{
 	{"errs", "api", "pb", "telemetry"},
-	{"exposure", "config", "database", "blob", "keys", "web"},
+	{"exposure", "config", "database", "blob", "keys", "web", "remote"},
 	{"store", "exportfile", "certificate", "attestation", "app"},
 	{"revision", "job", "listing"},
 	{"publish", "export", "cleanup", "configuration", "phone"},
