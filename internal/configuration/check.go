@@ -42,8 +42,11 @@ func (f File) check(dir string) (store.Configuration, error) {
 		Apps:        c.apps(),
 		SigningKeys: c.signingKeys(),
 		Exports:     c.exports(),
+		Pulls:       c.pulls(),
+		Allows:      c.allows(),
+		Imports:     c.imports(),
+		Mirrors:     c.mirrors(),
 	}
-	c.unsupported()
 	if len(c.found) > 0 {
 		return store.Configuration{}, c.found
 	}
@@ -56,6 +59,10 @@ func sortAll(c *store.Configuration) {
 	slices.SortFunc(c.Apps, func(a, b store.AppConfig) int { return cmp.Compare(a.AppID, b.AppID) })
 	slices.SortFunc(c.SigningKeys, func(a, b store.SigningKeyConfig) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(c.Exports, func(a, b store.ExportConfig) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(c.Pulls, func(a, b store.PullConfig) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(c.Allows, func(a, b store.AllowConfig) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(c.Imports, func(a, b store.ImportConfig) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(c.Mirrors, func(a, b store.MirrorConfig) int { return cmp.Compare(a.Name, b.Name) })
 }
 
 // entry starts the look at one entry of a section.
@@ -186,7 +193,7 @@ func (c *checker) exports() (all []store.ExportConfig) {
 		export := store.ExportConfig{
 			Name: x.Name, Bucket: x.Bucket, Root: x.Root, Region: x.Region,
 			InputRegions: c.regions("inputRegions", x.InputRegions), ExcludeRegions: c.regions("excludeRegions", x.ExcludeRegions),
-			Travelers: c.travelers(x.Travelers), Period: time.Duration(x.Period), From: from, Thru: thru,
+			Travelers: c.travelers(x.Travelers), Provenance: c.provenance(x.Provenance), Period: time.Duration(x.Period), From: from, Thru: thru,
 			Backfill: x.Backfill, SigningKeys: c.set("signingKeys", x.SigningKeys), MaxRecords: x.MaxRecords,
 		}
 		c.filter(export)
@@ -235,6 +242,17 @@ func (c *checker) travelers(text string) store.Travelers {
 	return ""
 }
 
+func (c *checker) provenance(text string) store.Provenance {
+	switch p := store.Provenance(text); p {
+	case store.ProvenanceAny, store.ProvenanceLocal:
+		return p
+	case "":
+		return store.ProvenanceAny
+	}
+	c.problem("provenance must be any or local")
+	return ""
+}
+
 // filter refuses an export to which no key can ever belong.
 func (c *checker) filter(x store.ExportConfig) {
 	if len(x.InputRegions) == 0 && x.Travelers != store.TravelersInclude {
@@ -250,20 +268,6 @@ func (c *checker) filter(x store.ExportConfig) {
 func (c *checker) signers(names []string) {
 	if len(names) > exportfile.MaxSigners {
 		c.problem("signingKeys names %d keys, phones read at most %d: remove the oldest", len(names), exportfile.MaxSigners)
-	}
-}
-
-// unsupported refuses what this release could only ignore.
-func (c *checker) unsupported() {
-	c.at = ""
-	if f := c.file.Federation; f != nil && len(f.Pull)+len(f.Allow) > 0 {
-		c.problem("federation: this release cannot exchange keys with neighbours yet: leave the section empty")
-	}
-	if len(c.file.Imports) > 0 {
-		c.problem("imports: this release cannot import public exports yet: leave the section empty")
-	}
-	if len(c.file.Mirrors) > 0 {
-		c.problem("mirrors: this release cannot mirror public exports yet: leave the section empty")
 	}
 }
 
@@ -320,9 +324,10 @@ func (c *checker) window(of string, from, thru *time.Time) (time.Time, time.Time
 	return timeOf(from), timeOf(thru)
 }
 
-// references refuses what names something that will not be there.
+// references refuses what names something that will not be there, or is
+// somebody else's.
 func references(final store.Configuration) error {
-	var found problems
+	found := neighbourReferences(final)
 	authorities, signers := map[string]bool{}, map[string]bool{}
 	for _, a := range final.Authorities {
 		authorities[a.Issuer] = true

@@ -45,7 +45,7 @@ func TestExample(t *testing.T) {
 		SigningKeys: []store.SigningKeyConfig{{Name: "us-1", KeyURL: "file:///keys/export.pem", KeyID: "310", KeyVersion: "v1"}},
 		Exports: []store.ExportConfig{{
 			Name: "us", Bucket: "file:///var/lib/en/bucket", Root: "us", Region: "US", InputRegions: []string{"US"},
-			Travelers: store.TravelersOwnRegion, Period: 4 * time.Hour, SigningKeys: []string{"us-1"},
+			Travelers: store.TravelersOwnRegion, Provenance: store.ProvenanceAny, Period: 4 * time.Hour, SigningKeys: []string{"us-1"},
 		}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -127,10 +127,8 @@ func TestParseRefuses(t *testing.T) {
 		{"more signatures than phones read", "exports:\n", secondExport(", signingKeys: [a, b, c, d, e, f, g, h, i, j, k]"), "names 11 keys, phones read at most 10"},
 		{"a window of an export", "exports:\n", secondExport(", from: 2021-01-01, thru: 2020-01-01"), "from must be before thru"},
 		{"less than no records", "maxRecords: 0", "maxRecords: -1", "maxRecords must be 0"},
-		{"federation", "exports:\n", "federation: {allow: [{name: ca}]}\nexports:\n", "federation: this release cannot"},
 		{"a misspelled field of federation", "exports:\n", "federation: {alow: []}\nexports:\n", `there is no field "alow" here`},
-		{"imports", "exports:\n", "imports: [{name: mx}]\nexports:\n", "imports: this release cannot"},
-		{"mirrors", "exports:\n", "mirrors: [{name: nz}]\nexports:\n", "mirrors: this release cannot"},
+		{"a rule for provenance that is none", "travelers: own-region", "provenance: some", "provenance must be any or local"},
 		{"a second document", "exports:\n", "---\nexports:\n", "second document"},
 	} {
 		t.Run(tc.why, func(t *testing.T) {
@@ -190,7 +188,7 @@ func wanted(edits ...func(*store.Configuration)) store.Configuration {
 		SigningKeys: []store.SigningKeyConfig{{Name: "k", KeyURL: "file:///k", KeyID: "310", KeyVersion: "v1"}},
 		Exports: []store.ExportConfig{{
 			Name: "us", Bucket: "mem://", Root: "us", Region: "US", InputRegions: []string{"US"}, ExcludeRegions: []string{},
-			Travelers: store.TravelersOwnRegion, Period: 4 * time.Hour, SigningKeys: []string{"k"}, Unfinished: true,
+			Travelers: store.TravelersOwnRegion, Provenance: store.ProvenanceAny, Period: 4 * time.Hour, SigningKeys: []string{"k"}, Unfinished: true,
 		}},
 	}
 	for _, edit := range edits {
@@ -235,6 +233,7 @@ add export us
     region: US
     inputRegions: US
     travelers: own-region
+    provenance: any
     period: 4h
     signingKeys: k
 `},

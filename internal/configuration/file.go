@@ -75,6 +75,7 @@ type Export struct {
 	InputRegions   []string   `yaml:"inputRegions,flow" json:"inputRegions"`
 	ExcludeRegions []string   `yaml:"excludeRegions,flow" json:"excludeRegions"`
 	Travelers      string     `yaml:"travelers,omitempty" json:"travelers,omitempty"`
+	Provenance     string     `yaml:"provenance,omitempty" json:"provenance,omitempty"` // any: also neighbours' keys (unless set) | local
 	Period         Duration   `yaml:"period" json:"period"`
 	From           *time.Time `yaml:"from,omitempty" json:"from,omitempty"`
 	Thru           *time.Time `yaml:"thru,omitempty" json:"thru,omitempty"`
@@ -85,31 +86,43 @@ type Export struct {
 
 // Federation is the exchange of keys with neighbours.
 type Federation struct {
-	Pull  []Pull  `yaml:"pull" json:"pull"`
-	Allow []Allow `yaml:"allow" json:"allow"`
+	Pull  []Pull  `yaml:"pull,omitempty" json:"pull,omitempty"`
+	Allow []Allow `yaml:"allow,omitempty" json:"allow,omitempty"`
 }
 
 // Pull is a neighbour whose keys we fetch.
 type Pull struct {
 	Name                string   `yaml:"name" json:"name"`
 	Server              string   `yaml:"server" json:"server"`
-	TLS                 TLS      `yaml:"tls" json:"tls"`
-	Audience            string   `yaml:"audience" json:"audience"`
-	IncludeRegions      []string `yaml:"includeRegions" json:"includeRegions"`
-	ExcludeRegions      []string `yaml:"excludeRegions" json:"excludeRegions"`
+	TLS                 TLS      `yaml:"tls,omitempty" json:"tls,omitzero"`
+	Audience            string   `yaml:"audience,omitempty" json:"audience,omitempty"`
+	IncludeRegions      []string `yaml:"includeRegions,flow" json:"includeRegions"`
+	ExcludeRegions      []string `yaml:"excludeRegions,flow" json:"excludeRegions"`
 	OnlyTravelers       bool     `yaml:"onlyTravelers" json:"onlyTravelers"`
 	OnlyLocalProvenance bool     `yaml:"onlyLocalProvenance" json:"onlyLocalProvenance"`
 	Token               Token    `yaml:"token" json:"token"`
 }
 
-// TLS says which certificates a neighbour's server may show.
+// TLS says which certificates a neighbour's server may show, and which we show.
 type TLS struct {
-	CAFile string `yaml:"caFile" json:"caFile"`
+	CA       string `yaml:"ca,omitempty" json:"ca,omitempty"`             // PEM of the authorities; none: those of the system
+	CAFile   string `yaml:"caFile,omitempty" json:"caFile,omitempty"`     // the same, in a file beside the configuration
+	CertFile string `yaml:"certFile,omitempty" json:"certFile,omitempty"` // on the machine of federation-in, for mutual TLS
+	KeyFile  string `yaml:"keyFile,omitempty" json:"keyFile,omitempty"`
 }
 
-// Token says where the proof of who we are comes from.
+// Token says where the proof of who we are comes from: one of the three.
 type Token struct {
-	File string `yaml:"file" json:"file"`
+	File              string             `yaml:"file,omitempty" json:"file,omitempty"`     // on the machine of federation-in
+	Google            bool               `yaml:"google,omitempty" json:"google,omitempty"` // the service account that it runs as
+	ClientCredentials *ClientCredentials `yaml:"clientCredentials,omitempty" json:"clientCredentials,omitempty"`
+}
+
+// ClientCredentials are those of OAuth 2.0 (RFC 6749, section 4.4).
+type ClientCredentials struct {
+	TokenURL     string `yaml:"tokenURL" json:"tokenURL"`
+	ClientID     string `yaml:"clientID" json:"clientID"`
+	ClientSecret string `yaml:"clientSecret" json:"clientSecret"` // a secret:// reference
 }
 
 // Allow is a neighbour that may fetch our keys.
@@ -118,8 +131,8 @@ type Allow struct {
 	Issuer         string   `yaml:"issuer" json:"issuer"`
 	Subject        string   `yaml:"subject" json:"subject"`
 	Audience       string   `yaml:"audience" json:"audience"`
-	IncludeRegions []string `yaml:"includeRegions" json:"includeRegions"`
-	ExcludeRegions []string `yaml:"excludeRegions" json:"excludeRegions"`
+	IncludeRegions []string `yaml:"includeRegions,flow" json:"includeRegions"`
+	ExcludeRegions []string `yaml:"excludeRegions,flow" json:"excludeRegions"`
 }
 
 // Import is a public export of somebody else whose keys we take.
@@ -130,6 +143,10 @@ type Import struct {
 	Region   string      `yaml:"region" json:"region"`
 	Traveler bool        `yaml:"traveler" json:"traveler"`
 	Keys     []PublicKey `yaml:"keys" json:"keys"`
+
+	// What a key counts for whose file does not say.
+	ReportWhenMissing string `yaml:"reportWhenMissing,omitempty" json:"reportWhenMissing,omitempty"` // confirmed (unless set), likely or user-report
+	OnsetWhenMissing  *int   `yaml:"onsetWhenMissing,omitempty" json:"onsetWhenMissing,omitempty"`   // days since the onset, -14..14; none: unknown
 }
 
 // Mirror is a public export of somebody else that we copy.
@@ -139,7 +156,10 @@ type Mirror struct {
 	Root    string `yaml:"root" json:"root"`
 	Bucket  string `yaml:"bucket" json:"bucket"`
 	To      string `yaml:"to" json:"to"`
-	Rewrite string `yaml:"rewrite" json:"rewrite"`
+	Rewrite string `yaml:"rewrite,omitempty" json:"rewrite,omitempty"`
+
+	// Keys, where there are any, of which one must have signed each file.
+	Keys []PublicKey `yaml:"keys,omitempty" json:"keys,omitempty"`
 }
 
 // Duration is written as "4h" or "1h30m".

@@ -46,6 +46,15 @@ func FileOf(c store.Configuration, now time.Time) (_ File, err error) {
 			f.Exports = append(f.Exports, exportOf(x))
 		}
 	}
+	f.Federation = federationOf(c)
+	for _, i := range c.Imports {
+		f.Imports = append(f.Imports, importOf(i))
+	}
+	for _, m := range c.Mirrors {
+		if !m.Ended {
+			f.Mirrors = append(f.Mirrors, mirrorOf(m))
+		}
+	}
 	return f, nil
 }
 
@@ -60,7 +69,7 @@ func publicKeysOf(list []store.AuthorityKeyConfig) []PublicKey {
 func exportOf(x store.ExportConfig) Export {
 	return Export{
 		Name: x.Name, Bucket: x.Bucket, Root: x.Root, Region: x.Region,
-		InputRegions: x.InputRegions, ExcludeRegions: x.ExcludeRegions, Travelers: string(x.Travelers),
+		InputRegions: x.InputRegions, ExcludeRegions: x.ExcludeRegions, Travelers: string(x.Travelers), Provenance: string(x.Provenance),
 		Period: Duration(x.Period), From: optional(x.From), Thru: optional(x.Thru),
 		Backfill: x.Backfill, SigningKeys: x.SigningKeys, MaxRecords: x.MaxRecords,
 	}

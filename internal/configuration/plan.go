@@ -28,7 +28,7 @@ const (
 // Change is one entry that differs.
 type Change struct {
 	Action Action  `json:"action"`
-	Kind   string  `json:"kind"` // "health authority", "app", "signing key", "export"
+	Kind   string  `json:"kind"` // "health authority", "app", "signing key", "export", …
 	Name   string  `json:"name"`
 	Fields []Field `json:"fields"`
 }
@@ -69,6 +69,7 @@ func NewPlan(current, wanted store.Configuration, others Others, now time.Time) 
 	p.apps()
 	p.signingKeys(final)
 	p.exports()
+	p.neighbours()
 	p.note(final)
 	return p.Plan, nil
 }
@@ -103,6 +104,10 @@ func (p *planner) final() (store.Configuration, error) {
 		Apps:        merge(p.current.Apps, p.wanted.Apps, appIDOf),
 		SigningKeys: merge(p.current.SigningKeys, p.wanted.SigningKeys, keyNameOf),
 		Exports:     merge(p.current.Exports, p.wanted.Exports, exportNameOf),
+		Pulls:       merge(p.current.Pulls, p.wanted.Pulls, pullNameOf),
+		Allows:      merge(p.current.Allows, p.wanted.Allows, allowNameOf),
+		Imports:     merge(p.current.Imports, p.wanted.Imports, importNameOf),
+		Mirrors:     merge(p.current.Mirrors, p.wanted.Mirrors, mirrorNameOf),
 	}, nil
 }
 
@@ -151,6 +156,7 @@ func (p *planner) samePlaces() error {
 			found = append(found, fmt.Sprintf("export %s: bucket %s and root %s belong to the export %s for ever, even when that has ended: choose another root", x.Name, x.Bucket, x.Root, owner))
 		}
 	}
+	found = append(found, p.sameMirrorPlaces()...)
 	if len(found) > 0 {
 		return errs.From(found, errs.KindInvalid, "configuration", "the configuration cannot be applied")
 	}
@@ -364,6 +370,7 @@ func exportFields(x store.ExportConfig) []Field {
 		{Name: "inputRegions", New: strings.Join(x.InputRegions, " ")},
 		{Name: "excludeRegions", New: strings.Join(x.ExcludeRegions, " ")},
 		{Name: "travelers", New: string(x.Travelers)},
+		{Name: "provenance", New: string(x.Provenance)},
 		{Name: "period", New: Duration(x.Period).String()},
 		{Name: "from", New: at(x.From)},
 		{Name: "thru", New: at(x.Thru)},

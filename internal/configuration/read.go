@@ -93,17 +93,25 @@ type lines map[string][]int
 
 func linesOf(root *yaml.Node) lines {
 	at := lines{}
-	if len(root.Content) == 0 {
-		return at
-	}
-	document := root.Content[0]
-	for i := 0; i+1 < len(document.Content); i += 2 {
-		for _, entry := range document.Content[i+1].Content {
-			section := document.Content[i].Value
-			at[section] = append(at[section], entry.Line)
-		}
+	if len(root.Content) > 0 {
+		at.note("", root.Content[0])
 	}
 	return at
+}
+
+// note writes down where the entries of a node's lists stand; a list in a
+// section is named "section.list".
+func (l lines) note(within string, node *yaml.Node) {
+	for i := 0; node.Kind == yaml.MappingNode && i+1 < len(node.Content); i += 2 {
+		name, value := within+node.Content[i].Value, node.Content[i+1]
+		if value.Kind == yaml.MappingNode {
+			l.note(name+".", value)
+			continue
+		}
+		for _, entry := range value.Content {
+			l[name] = append(l[name], entry.Line)
+		}
+	}
 }
 
 // of gives the words with which a problem of an entry starts.

@@ -182,6 +182,7 @@ add export us
     region: US
     inputRegions: US
     travelers: own-region
+    provenance: any
     period: 4h
     signingKeys: us-1
 `

@@ -72,6 +72,10 @@ type MirrorConfig struct {
 	Bucket, Root      string
 	Rewrite           string
 	Keys              []TrustedKey // none: files are checked for everything but who signed them
+
+	// Ended says that it is no longer kept up. Its place is still taken. It is
+	// only read.
+	Ended bool
 }
 
 func (c *Configuration) readNeighbours(ctx context.Context, tx database.Tx) (err error) {
@@ -138,16 +142,18 @@ func readMirrors(ctx context.Context, tx database.Tx) (all []MirrorConfig, err e
 	type row struct {
 		Name, IndexURL, RootURL, Bucket, Root, Rewrite string
 		Keys                                           []byte
+		Ended                                          bool
 	}
 	for r, err := range database.Each[row](ctx, tx, `
-		SELECT   name, index_url, root_url, bucket, root, rewrite, keys
+		SELECT   name, index_url, root_url, bucket, root, rewrite, keys, ended_at IS NOT NULL AS ended
 		FROM     mirror
-		WHERE    ended_at IS NULL
 		ORDER BY name`) {
 		if err != nil {
 			return nil, err
 		}
-		c := MirrorConfig{Name: r.Name, IndexURL: r.IndexURL, RootURL: r.RootURL, Bucket: r.Bucket, Root: r.Root, Rewrite: r.Rewrite}
+		c := MirrorConfig{
+			Name: r.Name, IndexURL: r.IndexURL, RootURL: r.RootURL, Bucket: r.Bucket, Root: r.Root, Rewrite: r.Rewrite, Ended: r.Ended,
+		}
 		if err := json.Unmarshal(r.Keys, &c.Keys); err != nil {
 			return nil, err
 		}
