@@ -1,0 +1,3 @@
+// Package federationpb is what neighbouring authorities' servers say to each
+// other.
+package federationpb
