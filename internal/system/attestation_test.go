@@ -127,7 +127,7 @@ func (g guarded) wantRefused(why string, p *phone.Phone, app string) {
 
 // genuinePhonesWarn from the meeting to the warning, with a lost answer between.
 func (g guarded) genuinePhonesWarn() {
-	feed, err := g.Feed(g.t.Context(), "us")
+	feed, err := g.Feed("us")
 	if err != nil {
 		g.t.Fatal(err)
 	}

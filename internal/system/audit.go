@@ -36,7 +36,7 @@ type PublishedFile struct {
 // An export that has published nothing yet is empty.
 func (s *System) Audit(ctx context.Context, root string) (_ Published, err error) {
 	defer errs.Wrap(&err, "Audit(%s)", root)
-	feed, err := s.Feed(ctx, root)
+	feed, err := s.Feed(root)
 	if err != nil {
 		return Published{}, err
 	}

@@ -61,6 +61,17 @@ func (s *System) Demand(ctx context.Context, app string, p attestation.Policy) (
 	return s.Apply(ctx, exports...)
 }
 
+// Amend makes the system's configuration say more than exports, as an operator
+// does: by a file. What was amended before stays.
+func (s *System) Amend(ctx context.Context, edit func(f *configuration.File)) (err error) {
+	defer errs.Wrap(&err, "Amend")
+	s.mu.Lock()
+	s.amend = append(s.amend, edit)
+	exports := s.exports
+	s.mu.Unlock()
+	return s.Apply(ctx, exports...)
+}
+
 func (s *System) configurationFile() string { return filepath.Join(s.Folder, "en.yaml") }
 
 // configuration is the file; s.mu must be held.
@@ -78,10 +89,10 @@ func (s *System) configuration() configuration.File {
 		},
 	}
 	var signers []string
-	for _, k := range signingKeys {
+	for i, k := range signingKeys {
 		signers = append(signers, k.file)
 		f.SigningKeys = append(f.SigningKeys, configuration.SigningKey{
-			Name: k.file, Key: "file://" + s.keyFile(k.file), ID: k.id, Version: k.version,
+			Name: k.file, Key: s.signingKeyURL(i), ID: k.id, Version: k.version,
 		})
 	}
 	for i, app := range f.AuthorizedApps {
@@ -90,8 +101,11 @@ func (s *System) configuration() configuration.File {
 		}
 	}
 	for _, e := range s.exports {
-		e.Bucket, e.SigningKeys = "file://"+s.bucketFolder(), signers
+		e.Bucket, e.SigningKeys = s.bucketURL(), signers
 		f.Exports = append(f.Exports, e)
+	}
+	for _, edit := range s.amend {
+		edit(&f)
 	}
 	return f
 }

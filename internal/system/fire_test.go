@@ -453,7 +453,7 @@ type watch struct {
 
 func newWatch(t *testing.T, sys *system.System, root string) *watch {
 	t.Helper()
-	feed, err := sys.Feed(t.Context(), root)
+	feed, err := sys.Feed(root)
 	if err != nil {
 		t.Error(err)
 	}

@@ -2,7 +2,6 @@ package system
 
 import (
 	"context"
-	"crypto/ecdsa"
 	"os"
 	"path/filepath"
 	"time"
@@ -33,25 +32,42 @@ func (s *System) publicKeyFile(name string) string {
 	return filepath.Join(s.Folder, "keys", name+".pub.pem")
 }
 
-// createKeys makes all keys as an operator does.
+// createKeys makes all keys that are not a cloud's, as an operator does, and
+// writes the public ones down.
 func (s *System) createKeys(ctx context.Context) error {
-	names := []string{authorityKey}
-	for _, k := range signingKeys {
-		names = append(names, k.file)
-	}
-	for _, name := range names {
-		public, err := s.Run(ctx, "enctl", "keys", "create", "signing", s.keyFile(name))
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(s.publicKeyFile(name), []byte(public), 0o644); err != nil {
-			return err
-		}
-	}
-	if _, err := s.Run(ctx, "enctl", "keys", "create", "wrapping", s.keyFile(wrappingKey)); err != nil {
+	if err := s.createSigningKey(ctx, authorityKey); err != nil {
 		return err
 	}
+	for i, k := range signingKeys {
+		if err := s.createOrFetch(ctx, k.file, s.signingKeyURL(i)); err != nil {
+			return err
+		}
+	}
+	if s.options.Cloud == nil {
+		if _, err := s.Run(ctx, "enctl", "keys", "create", "wrapping", s.keyFile(wrappingKey)); err != nil {
+			return err
+		}
+	}
 	return s.meetAuthority(ctx)
+}
+
+func (s *System) createOrFetch(ctx context.Context, name, url string) error {
+	if s.options.Cloud == nil {
+		return s.createSigningKey(ctx, name)
+	}
+	public, err := s.Run(ctx, "enctl", "keys", "public", url)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(s.publicKeyFile(name), []byte(public), 0o644)
+}
+
+func (s *System) createSigningKey(ctx context.Context, name string) error {
+	public, err := s.Run(ctx, "enctl", "keys", "create", "signing", s.keyFile(name))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(s.publicKeyFile(name), []byte(public), 0o644)
 }
 
 // meetAuthority makes the verification server that the system trusts.
@@ -67,14 +83,17 @@ func (s *System) meetAuthority(ctx context.Context) error {
 }
 
 // Trusted are the public keys that phones and mirrors know.
-func (s *System) Trusted(ctx context.Context) ([]exportfile.PublicKey, error) {
+func (s *System) Trusted() ([]exportfile.PublicKey, error) {
 	var trusted []exportfile.PublicKey
 	for _, k := range signingKeys {
-		key, err := keys.OpenSigner(ctx, "file://"+s.keyFile(k.file))
+		text, err := os.ReadFile(s.publicKeyFile(k.file))
 		if err != nil {
 			return nil, err
 		}
-		public, _ := key.Public().(*ecdsa.PublicKey) // OpenSigner opens no other
+		public, err := keys.ParsePublicPEM(text)
+		if err != nil {
+			return nil, err
+		}
 		trusted = append(trusted, exportfile.PublicKey{ID: k.id, Version: k.version, Key: public})
 	}
 	return trusted, nil
@@ -90,7 +109,7 @@ func (s *System) Server(app string) (phone.Server, error) {
 }
 
 // Feed is an export as phones follow it.
-func (s *System) Feed(ctx context.Context, root string) (phone.Feed, error) {
-	trusted, err := s.Trusted(ctx)
+func (s *System) Feed(root string) (phone.Feed, error) {
+	trusted, err := s.Trusted()
 	return phone.Feed{Base: s.BucketURL, Index: exportfile.IndexText(root), Trusted: trusted}, err
 }

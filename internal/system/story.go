@@ -162,7 +162,7 @@ func (st *story) sceneMeetings(ctx context.Context) error {
 func (st *story) strangers() []*phone.Phone { return st.crowd[4+4*3+1:] }
 
 func (st *story) followFeed(ctx context.Context) error {
-	feed, err := st.Feed(ctx, "us")
+	feed, err := st.Feed("us")
 	if err != nil {
 		return err
 	}

@@ -51,6 +51,10 @@ type Options struct {
 	// Environment is for every service, on top of what any system sets.
 	Environment map[string]string
 
+	// Cloud is where files, keys and secrets are kept; nil: in the system's
+	// folder.
+	Cloud *Cloud
+
 	// Durable waits for the disk at each commit, as production does.
 	Durable bool
 }
@@ -72,6 +76,8 @@ type System struct {
 	mu        sync.Mutex
 	exports   []configuration.Export        // applied last
 	policies  map[string]attestation.Policy // by app
+	amend     []func(f *configuration.File)
+	secrets   map[string]string // references, by the variable that they stand in
 	offset    time.Duration
 	processes []*Process
 	logs      int
@@ -85,7 +91,7 @@ func New(ctx context.Context, o Options) (_ *System, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &System{Folder: folder, options: o, starter: newStarter(), policies: map[string]attestation.Policy{}}
+	s := &System{Folder: folder, options: o, starter: newStarter(), policies: map[string]attestation.Policy{}, secrets: map[string]string{}}
 	maps.Copy(s.policies, o.Attestation)
 	if !o.Clock.IsZero() {
 		s.offset = time.Until(o.Clock)
@@ -156,6 +162,9 @@ func (s *System) startDatabase(ctx context.Context) (err error) {
 	if err := s.createDatabase(ctx); err != nil {
 		return err
 	}
+	if err := s.keepSecrets(ctx); err != nil {
+		return err
+	}
 	if _, err := s.Run(ctx, "migrate", "up"); err != nil {
 		return err
 	}
@@ -185,15 +194,10 @@ func (s *System) serveBucket(ctx context.Context) error {
 		return err
 	}
 	s.BucketURL = "http://" + listener.Addr().String() + "/"
-	s.bucket = &http.Server{
-		Handler:           blob.Handler(blob.NewFolder(s.bucketFolder())),
-		ReadHeaderTimeout: 5 * time.Second,
-	}
+	s.bucket = &http.Server{Handler: blob.Handler(s.openBucket()), ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = s.bucket.Serve(listener) }()
 	return nil
 }
-
-func (s *System) bucketFolder() string { return filepath.Join(s.Folder, "bucket") }
 
 // Now is what the services' clocks say.
 func (s *System) Now() time.Time {
@@ -223,8 +227,12 @@ func (s *System) environment() []string {
 		"METRICS_PORT":       "0",
 		"LOG_FORMAT":         "json",
 		"DEBUG_CLOCK_OFFSET": offset.String(),
-		"REVISION_TOKEN_KEY": "file://" + s.keyFile(wrappingKey),
+		"REVISION_TOKEN_KEY": s.wrappingKeyURL(),
 	}
+	if s.options.Cloud != nil {
+		maps.Copy(env, s.options.Cloud.Environment)
+	}
+	maps.Copy(env, s.secrets)
 	maps.Copy(env, s.options.Environment)
 	var lines []string
 	for _, name := range slices.Sorted(maps.Keys(env)) {

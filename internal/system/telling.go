@@ -60,7 +60,7 @@ func (st *story) expectPublished(p Published, who *phone.Phone, want int) error 
 }
 
 func (st *story) expectObjects(ctx context.Context, published Published, status int, format string, args ...any) error {
-	feed, err := st.Feed(ctx, published.Root)
+	feed, err := st.Feed(published.Root)
 	if err != nil {
 		return err
 	}
