@@ -25,36 +25,75 @@ import (
 func Check(r io.ReaderAt, size int64, trusted []PublicKey, now time.Time) (c Contents, err error) {
 	defer errs.Wrap(&err, "exportfile.Check(%d bytes)", size)
 
-	bin, sig, err := openZip(r, size)
+	x, signatures, err := examine(r, size, now)
 	if err != nil {
 		return Contents{}, err
 	}
-	signatures, err := readSignatures(sig.open(r))
-	if err != nil {
-		return Contents{}, err
-	}
-	x, keys, err := checkKeys(bin.open(r), bin.size, now)
-	if err != nil {
-		return Contents{}, err
-	}
-	if err := x.check(); err != nil {
-		return Contents{}, err
-	}
-	if err := checkSignatures(x, signatures, trusted); err != nil {
-		return Contents{}, err
-	}
-	if err := keys.unique(bin, r); err != nil {
+	if err := believe(x.sum, signatures, trusted); err != nil {
 		return Contents{}, err
 	}
 	return x.contents(), nil
 }
 
-func readSignatures(sig io.Reader) ([]signature, error) {
+// CheckUnsigned is Check, but for the question who made the signatures: for
+// those who do not know the keys, or learn from the file's times which of them
+// counted. Verify answers it.
+func CheckUnsigned(r io.ReaderAt, size int64, now time.Time) (c Contents, err error) {
+	defer errs.Wrap(&err, "exportfile.CheckUnsigned(%d bytes)", size)
+
+	x, _, err := examine(r, size, now)
+	if err != nil {
+		return Contents{}, err
+	}
+	return x.contents(), nil
+}
+
+// Verify tells whether a trusted key has signed the export.bin with this hash,
+// which is that of the file's Contents. Every signature whose name is that of a
+// trusted key must verify with it, and there must be one.
+func Verify(r io.ReaderAt, size int64, bin [32]byte, trusted []PublicKey) (err error) {
+	defer errs.Wrap(&err, "exportfile.Verify(%d bytes)", size)
+
+	_, sig, err := openZip(r, size)
+	if err != nil {
+		return err
+	}
+	signatures, err := readSignatures(sig.open(r), skipUnknown)
+	if err != nil {
+		return err
+	}
+	return believe(bin, signatures, trusted)
+}
+
+// examine holds a file against all rules that need no public key.
+func examine(r io.ReaderAt, size int64, now time.Time) (x export, signatures []signature, err error) {
+	bin, sig, err := openZip(r, size)
+	if err != nil {
+		return export{}, nil, err
+	}
+	signatures, err = readSignatures(sig.open(r), field.unknown)
+	if err != nil {
+		return export{}, nil, err
+	}
+	x, keys, err := checkKeys(bin.open(r), bin.size, now)
+	if err != nil {
+		return export{}, nil, err
+	}
+	if err := x.check(); err != nil {
+		return export{}, nil, err
+	}
+	if err := checkSignatures(x, signatures); err != nil {
+		return export{}, nil, err
+	}
+	return x, signatures, keys.unique(bin, r)
+}
+
+func readSignatures(sig io.Reader, unknown skipper) ([]signature, error) {
 	b, err := io.ReadAll(sig) // the member is bounded by maxSig
 	if err != nil {
 		return nil, err
 	}
-	list, err := decodeSignatureList(b)
+	list, err := decodeSignatureList(b, unknown)
 	errs.Wrap(&err, "%s", sigName)
 	return list, err
 }
@@ -63,13 +102,13 @@ func readSignatures(sig io.Reader) ([]signature, error) {
 // against duplicates.
 func checkKeys(bin io.Reader, size int64, now time.Time) (export, *fingerprints, error) {
 	seen := newFingerprints(size)
-	x, err := decode(bin, func(e exposure.Exposure, l list) error {
+	x, err := decode(bin, strictly(func(e exposure.Exposure, l list) error {
 		seen.add(e.Key)
 		if err := checkExposure(e, l); err != nil {
 			return err
 		}
 		return checkReleased(e, now)
-	})
+	}))
 	errs.Wrap(&err, "%s", binName)
 	return x, seen, err
 }
@@ -93,13 +132,11 @@ func (x export) check() error {
 	return checkNames(x.names())
 }
 
-// checkSignatures compares export.sig with the signature infos of export.bin,
-// and verifies what can be verified.
-func checkSignatures(x export, signatures []signature, trusted []PublicKey) error {
+// checkSignatures compares export.sig with the signature infos of export.bin.
+func checkSignatures(x export, signatures []signature) error {
 	if len(signatures) != len(x.infos) {
 		return errs.Invalid(ruleSignatureCount, "%s has %d signatures, and %s %d signature infos", sigName, len(signatures), binName, len(x.infos))
 	}
-	verified := 0
 	for i, s := range signatures {
 		if s.info != x.infos[i] {
 			return errs.Invalid(ruleSignatureOrder, "signature %d of %s is not by what signature info %d of %s names", i, sigName, i, binName)
@@ -107,33 +144,31 @@ func checkSignatures(x export, signatures []signature, trusted []PublicKey) erro
 		if err := checkBatchNumber(s.number, s.size); err != nil {
 			return err
 		}
-		n, err := s.verify(x.sum, trusted)
-		if err != nil {
-			return err
+		if !strictDER(s.der) {
+			return errs.Invalid(ruleSignatureDER, "the signature by %s is not ASN.1 DER of two numbers", s.info.KeyName)
 		}
-		verified += n
+	}
+	return nil
+}
+
+// believe verifies what can be verified.
+func believe(bin [32]byte, signatures []signature, trusted []PublicKey) error {
+	verified := 0
+	for _, s := range signatures {
+		for _, key := range trusted {
+			if key.name() != s.info.KeyName {
+				continue
+			}
+			if !ecdsa.VerifyASN1(key.Key, bin[:], s.der) {
+				return errs.Invalid(ruleSignature, "the signature by %s does not verify", s.info.KeyName)
+			}
+			verified++
+		}
 	}
 	if verified == 0 {
 		return errs.Invalid(ruleSignature, "none of the %d signatures is by a trusted key", len(signatures))
 	}
 	return nil
-}
-
-// verify counts the trusted keys that made the signature.
-func (s signature) verify(bin [32]byte, trusted []PublicKey) (n int, err error) {
-	if !strictDER(s.der) {
-		return 0, errs.Invalid(ruleSignatureDER, "the signature by %s is not ASN.1 DER of two numbers", s.info.KeyName)
-	}
-	for _, key := range trusted {
-		if key.name() != s.info.KeyName {
-			continue
-		}
-		if !ecdsa.VerifyASN1(key.Key, bin[:], s.der) {
-			return 0, errs.Invalid(ruleSignature, "the signature by %s does not verify", s.info.KeyName)
-		}
-		n++
-	}
-	return n, nil
 }
 
 // strictDER tells whether a signature is what every phone can parse, also when

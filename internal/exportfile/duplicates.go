@@ -40,7 +40,7 @@ func (p *fingerprints) unique(bin member, r io.ReaderAt) error {
 		return nil
 	}
 	met := map[exposure.Key]bool{}
-	_, err := decode(bin.open(r), func(e exposure.Exposure, _ list) error {
+	_, err := decode(bin.open(r), strictly(func(e exposure.Exposure, _ list) error {
 		if _, suspect := slices.BinarySearch(suspects, p.of(e.Key)); !suspect {
 			return nil
 		}
@@ -49,7 +49,7 @@ func (p *fingerprints) unique(bin member, r io.ReaderAt) error {
 		}
 		met[e.Key] = true
 		return nil
-	})
+	}))
 	return err
 }
 

@@ -80,6 +80,16 @@ func checkEntries(names []string) error {
 	return nil
 }
 
+// CheckEntry refuses what cannot stand in an index as the name of an object:
+// resolved as a path, as a URL or in a bucket, it must stay below where the
+// index says.
+func CheckEntry(name string) error {
+	if !relative(name) {
+		return errs.Invalid("index", "an entry is not the relative name of an object")
+	}
+	return nil
+}
+
 // relative tells whether a name stays below where the index says, wherever it
 // is resolved: as a path, as a URL or in a bucket.
 func relative(name string) bool {

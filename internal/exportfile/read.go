@@ -23,9 +23,9 @@ func Read(r io.ReaderAt, size int64, visit func(e exposure.Exposure, revised boo
 	if err != nil {
 		return Contents{}, err
 	}
-	x, err := decode(bin.open(r), func(e exposure.Exposure, l list) error {
+	x, err := decode(bin.open(r), strictly(func(e exposure.Exposure, l list) error {
 		return visit(e, l == revisedKeys)
-	})
+	}))
 	if err != nil {
 		return Contents{}, err
 	}
@@ -62,8 +62,29 @@ func (x export) names() (names []KeyName) {
 // visitor is given each key with its list.
 type visitor func(e exposure.Exposure, l list) error
 
+// reading is what a reader makes of the parts of export.bin that readers may
+// take differently.
+type reading struct {
+	key     func(raw []byte, l list, place int) error
+	unknown skipper
+}
+
+// strictly reads as phones do: what they might take differently is refused.
+func strictly(visit visitor) reading {
+	return reading{unknown: field.unknown, key: func(raw []byte, l list, place int) error {
+		e, err := decodeExposure(raw)
+		if err == nil {
+			err = visit(e, l)
+		}
+		if err != nil { // else the words below would cost an allocation a key
+			return fmt.Errorf("%s[%d]: %w", l, place, err)
+		}
+		return nil
+	}}
+}
+
 // decode reads export.bin field by field, in whatever order they come.
-func decode(bin io.Reader, visit visitor) (x export, err error) {
+func decode(bin io.Reader, how reading) (x export, err error) {
 	s := &scanner{src: bin, sum: sha256.New()}
 	if err := s.header(); err != nil {
 		return export{}, err
@@ -81,19 +102,19 @@ func decode(bin io.Reader, visit visitor) (x export, err error) {
 		if f.number < fieldSignatureInfos && seen.twice(f.number) {
 			return export{}, errs.Invalid(ruleMessage, "field %d of the export stands twice", f.number)
 		}
-		if err := x.set(f, visit); err != nil {
+		if err := x.set(f, how); err != nil {
 			return export{}, err
 		}
 	}
 }
 
-func (x *export) set(f field, visit visitor) (err error) {
+func (x *export) set(f field, how reading) (err error) {
 	switch f.number {
 	case fieldKeys:
-		err = visitKey(f, primaryKeys, x.keys, visit)
+		err = visitKey(f, primaryKeys, x.keys, how)
 		x.keys++
 	case fieldRevisedKeys:
-		err = visitKey(f, revisedKeys, x.revised, visit)
+		err = visitKey(f, revisedKeys, x.revised, how)
 		x.revised++
 	case fieldStart:
 		x.start, err = f.seconds()
@@ -106,33 +127,26 @@ func (x *export) set(f field, visit visitor) (err error) {
 	case fieldBatchSize:
 		x.size, err = f.int32()
 	case fieldSignatureInfos:
-		err = x.addInfo(f)
+		err = x.addInfo(f, how)
 	default:
-		err = f.unknown("TemporaryExposureKeyExport")
+		err = how.unknown(f, "TemporaryExposureKeyExport")
 	}
 	return err
 }
 
-func visitKey(f field, l list, place int, visit visitor) error {
+func visitKey(f field, l list, place int, how reading) error {
 	b, err := f.raw()
 	if err != nil {
 		return err
 	}
-	e, err := decodeExposure(b)
-	if err == nil {
-		err = visit(e, l)
-	}
-	if err != nil { // else the words below would cost an allocation a key
-		return fmt.Errorf("%s[%d]: %w", l, place, err)
-	}
-	return nil
+	return how.key(b, l, place)
 }
 
-func (x *export) addInfo(f field) error {
+func (x *export) addInfo(f field, how reading) error {
 	if len(x.infos) == MaxSigners {
 		return errs.Invalid(ruleSignatureCount, "the export has more than %d signature infos", MaxSigners)
 	}
-	info, err := f.signatureInfo()
+	info, err := f.signatureInfo(how.unknown)
 	x.infos = append(x.infos, info)
 	return err
 }

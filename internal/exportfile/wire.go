@@ -294,7 +294,10 @@ func (f field) unknown(message string) error {
 	return errs.Invalid(ruleUnknownField, "%s has no field %d", message, f.number)
 }
 
-func decodeSignatureInfo(b []byte) (s signatureInfo, err error) {
+// skipper says what becomes of a field that a message does not have.
+type skipper func(f field, message string) error
+
+func decodeSignatureInfo(b []byte, unknown skipper) (s signatureInfo, err error) {
 	err = eachField(b, 0, func(f field) (err error) {
 		switch f.number {
 		case fieldKeyVersion:
@@ -304,18 +307,18 @@ func decodeSignatureInfo(b []byte) (s signatureInfo, err error) {
 		case fieldAlgorithm:
 			s.algorithm, err = f.text()
 		default:
-			err = f.unknown("SignatureInfo")
+			err = unknown(f, "SignatureInfo")
 		}
 		return err
 	})
 	return s, err
 }
 
-func decodeSignature(b []byte) (s signature, err error) {
+func decodeSignature(b []byte, unknown skipper) (s signature, err error) {
 	err = eachField(b, 0, func(f field) (err error) {
 		switch f.number {
 		case fieldSignatureInfo:
-			s.info, err = f.signatureInfo()
+			s.info, err = f.signatureInfo(unknown)
 		case fieldSigBatchNum:
 			s.number, err = f.int32()
 		case fieldSigBatchSize:
@@ -323,26 +326,26 @@ func decodeSignature(b []byte) (s signature, err error) {
 		case fieldSignature:
 			s.der, err = f.raw()
 		default:
-			err = f.unknown("TEKSignature")
+			err = unknown(f, "TEKSignature")
 		}
 		return err
 	})
 	return s, err
 }
 
-func (f field) signatureInfo() (signatureInfo, error) {
+func (f field) signatureInfo(unknown skipper) (signatureInfo, error) {
 	b, err := f.raw()
 	if err != nil {
 		return signatureInfo{}, err
 	}
-	return decodeSignatureInfo(b)
+	return decodeSignatureInfo(b, unknown)
 }
 
 // decodeSignatureList stops at the first signature too many.
-func decodeSignatureList(b []byte) (list []signature, err error) {
+func decodeSignatureList(b []byte, unknown skipper) (list []signature, err error) {
 	err = eachField(b, fieldSignatures, func(f field) error {
 		if f.number != fieldSignatures {
-			return f.unknown("TEKSignatureList")
+			return unknown(f, "TEKSignatureList")
 		}
 		if len(list) == MaxSigners {
 			return errs.Invalid(ruleSignatureCount, "export.sig has more than %d signatures", MaxSigners)
@@ -351,7 +354,7 @@ func decodeSignatureList(b []byte) (list []signature, err error) {
 		if err != nil {
 			return err
 		}
-		s, err := decodeSignature(raw)
+		s, err := decodeSignature(raw, unknown)
 		list = append(list, s)
 		return err
 	})
