@@ -124,5 +124,5 @@ func (w fileWrapper) Unwrap(_ context.Context, ciphertext, context []byte) ([]by
 			return plaintext, nil
 		}
 	}
-	return nil, errs.Invalid("wrapped_key", "this was not wrapped by this key for this context")
+	return nil, voidCiphertext()
 }
