@@ -176,6 +176,7 @@ CREATE TABLE neighbour (
 
     -- What the last runs came to.
     cursor        bytea,                             -- where to go on, as the neighbour gave it
+    cursor_at     timestamptz,                       -- when it was saved
     newest_at     timestamptz,                       -- how far that is, by the neighbour's clock
     attempted_at  timestamptz,
     succeeded_at  timestamptz,                       -- when we last had all that there was

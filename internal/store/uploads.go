@@ -276,19 +276,10 @@ func readEvents(results pgx.BatchResults) ([]event, error) {
 // start that was sent, is the key; the same bytes that wait under another start
 // will be discarded.
 func (f *found) assemble(uploaded []exposure.Exposure, inserted map[exposure.Key]bool, events []event) error {
-	known := map[exposure.Key]*event{}
-	for _, e := range events {
-		if old := known[e.Key]; e.kind != 0 || old != nil && old.sealed {
-			continue
-		}
-		known[e.Key] = &e
-		if e.sealed && inserted[e.Key] {
-			f.superfluous = append(f.superfluous, e.Key[:])
-		}
-	}
-	for _, e := range events {
-		if k := known[e.Key]; k != nil && e.kind == 1 && e.Start == k.Start {
-			k.Revised = e.Report
+	known := knownFrom(events)
+	for key, k := range known {
+		if k.sealed && inserted[key] {
+			f.superfluous = append(f.superfluous, k.Key[:])
 		}
 	}
 	for _, up := range uploaded {
@@ -301,6 +292,23 @@ func (f *found) assemble(uploaded []exposure.Exposure, inserted map[exposure.Key
 		}
 	}
 	return nil
+}
+
+// knownFrom joins the events of each key.
+func knownFrom(events []event) map[exposure.Key]*event {
+	known := map[exposure.Key]*event{}
+	for _, e := range events {
+		if old := known[e.Key]; e.kind != 0 || old != nil && old.sealed {
+			continue
+		}
+		known[e.Key] = &e
+	}
+	for _, e := range events {
+		if k := known[e.Key]; k != nil && e.kind == 1 && e.Start == k.Start {
+			k.Revised = e.Report
+		}
+	}
+	return known
 }
 
 func addRevisions(ctx context.Context, conn *pgxpool.Conn, now time.Time, revisions []exposure.Exposure, embargo Embargo) error {

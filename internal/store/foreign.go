@@ -1,0 +1,466 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v4"
+	"github.com/jackc/pgx/v4/pgxpool"
+
+	"enkeyserver/internal/errs"
+	"enkeyserver/internal/exposure"
+)
+
+// ForeignPage is what a neighbour sent at once. It is stored whole, with its
+// cursor, or not at all.
+type ForeignPage struct {
+	Origin          int
+	Keys, Revisions []exposure.Exposure // kept by exposure.Rules.Foreign and ForeignRevision; no key twice in each
+	Dropped         map[string]int      // what these rules left out, by reason
+
+	// The neighbour's cursor as it was, and as it shall be. Another one found
+	// than From is a Conflict: somebody else was faster. Both nil: it has none.
+	From, To []byte
+	Newest   time.Time // how far To is, by the neighbour's clock; zero: it does not tell
+}
+
+// ForeignAdded tells what became of a page.
+type ForeignAdded struct {
+	Inserted int            `json:"inserted"`
+	Revised  int            `json:"revised"`
+	Held     int            `json:"held"`              // revisions that came before their key
+	Dropped  map[string]int `json:"dropped,omitempty"` // by reason: see the Drop words of package exposure
+}
+
+// Add sums up.
+func (a *ForeignAdded) Add(b ForeignAdded) {
+	a.Inserted += b.Inserted
+	a.Revised += b.Revised
+	a.Held += b.Held
+	for reason, n := range b.Dropped {
+		a.drop(reason, n)
+	}
+}
+
+func (a *ForeignAdded) drop(reason string, n int) {
+	if n == 0 {
+		return
+	}
+	if a.Dropped == nil {
+		a.Dropped = map[string]int{}
+	}
+	a.Dropped[reason] += n
+}
+
+// AddForeign stores a page of a neighbour: keys that nobody sent before as
+// arrivals; revisions of keys that this neighbour sent, once; revisions that
+// came before their key, to wait for it. It is one transaction: an error means
+// that nothing was stored, or, when the connection broke at its end, that the
+// cursor tells.
+//
+// Locks are taken in the order of AddUpload: the row that tells a repetition
+// (there the receipt, here the neighbour's own), then the keys, sorted.
+func (db *DB) AddForeign(ctx context.Context, now time.Time, p ForeignPage, embargo Embargo) (added ForeignAdded, err error) {
+	defer errs.Wrap(&err, "AddForeign(%d, %d keys, %d revisions)", p.Origin, len(p.Keys), len(p.Revisions))
+
+	conn, err := db.Pool().Acquire(ctx)
+	if err != nil {
+		return ForeignAdded{}, err
+	}
+	defer conn.Release()
+	slices.SortFunc(p.Keys, byKey)
+
+	for range uploadAttempts {
+		a := foreignAddition{ForeignPage: p, conn: conn, now: now, embargo: embargo}
+		err = a.run(ctx)
+		if err == nil {
+			return a.added, nil
+		}
+		rollback(conn)
+		if !errors.Is(err, errMoved) && !forgetOutdated(ctx, conn, err) {
+			return ForeignAdded{}, err
+		}
+	}
+	return ForeignAdded{}, err
+}
+
+func byKey(a, b exposure.Exposure) int { return bytes.Compare(a.Key[:], b.Key[:]) }
+
+// foreignAddition is one attempt to store a page.
+type foreignAddition struct {
+	ForeignPage
+	conn    *pgxpool.Conn
+	now     time.Time
+	embargo Embargo
+
+	held        []exposure.Exposure // revisions that waited for a key of the page
+	known       map[exposure.Key]*event
+	superfluous [][]byte // just inserted as arrivals, though the log has them
+
+	revisions, early []exposure.Exposure // to be stored, and to be held
+	added            ForeignAdded
+}
+
+// run stores in two trips to the database, or three when there are revisions.
+// On an error the transaction is open.
+func (a *foreignAddition) run(ctx context.Context) error {
+	if err := a.insertAndFind(ctx); err != nil {
+		return err
+	}
+	a.decide()
+	if err := a.revise(ctx); err != nil {
+		return err
+	}
+	return a.finish(ctx)
+}
+
+// insertAndFind opens the transaction, moves the cursor, inserts what may be
+// new, and looks up what others stored in a later statement, which sees all that
+// was committed while this one waited for it.
+func (a *foreignAddition) insertAndFind(ctx context.Context) (err error) {
+	cols := foreignColumnsOf(a.Keys, a.now, a.embargo)
+	keys, starts := a.named(cols)
+	var trip pgx.Batch
+	trip.Queue(`BEGIN`)
+	// No partition may be read whole, whatever its statistics say of it: the
+	// log grows, a page does not.
+	trip.Queue(`SET LOCAL plan_cache_mode = force_generic_plan`)
+	trip.Queue(`SET LOCAL enable_seqscan = off`)
+	trip.Queue(moveCursor, a.Origin, a.From, a.To, a.now, nullTime(a.Newest))
+	trip.Queue(insertForeign, cols.args(0, a.Origin)...)
+	trip.Queue(takeHeld, a.Origin, cols.key, cols.start)
+	trip.Queue(findKeys, keys, starts)
+
+	results := a.conn.SendBatch(ctx, &trip)
+	defer func() { err = errors.Join(err, results.Close()) }()
+	return a.read(results)
+}
+
+// named are all keys of the page, and the starts under which the log may have
+// them.
+func (a *foreignAddition) named(cols foreignColumns) (keys [][]byte, starts []int32) {
+	keys, starts = slices.Clip(cols.key), slices.Clip(cols.start)
+	for _, r := range a.Revisions {
+		keys, starts = append(keys, r.Key[:]), append(starts, int32(r.Start))
+	}
+	return keys, starts
+}
+
+const (
+	// moveCursor locks the neighbour's row, also when there is no cursor.
+	moveCursor = `
+		UPDATE neighbour
+		SET    cursor    = coalesce($3, cursor),
+		       cursor_at = CASE WHEN $3::bytea IS NULL THEN cursor_at ELSE $4 END,
+		       newest_at = greatest(newest_at, $5)
+		WHERE  origin = $1 AND ended_at IS NULL
+		AND    ($3::bytea IS NULL OR cursor IS NOT DISTINCT FROM $2)`
+
+	// insertForeign stores events unless the same key waits already.
+	insertForeign = `
+		INSERT INTO arrival (key, event, start_interval, period, risk, report, onset, due_at, traveler, regions, origin)
+		SELECT   u.key, $1::smallint, u.start_interval, u.period, u.risk, u.report, u.onset, u.due_at, g.traveler, g.regions::text[], $2::integer
+		FROM     unnest($3::bytea[], $4::integer[], $5::smallint[], $6::smallint[], $7::smallint[], $8::smallint[], $9::timestamptz[], $10::integer[])
+		         AS u(key, start_interval, period, risk, report, onset, due_at, audience)
+		JOIN     unnest($11::boolean[], $12::text[]) WITH ORDINALITY AS g(traveler, regions, audience) USING (audience)
+		ORDER BY u.key
+		ON CONFLICT DO NOTHING
+		RETURNING key`
+
+	// takeHeld takes the revisions that waited for a key.
+	takeHeld = `
+		DELETE FROM held_revision h
+		USING  unnest($2::bytea[], $3::integer[]) AS u(key, start_interval)
+		WHERE  h.origin = $1 AND h.key = u.key AND h.start_interval = u.start_interval
+		RETURNING h.key, h.start_interval, h.period, h.risk, h.report, h.onset`
+
+	// removeDoomed makes room for revisions. Whoever has a certificate and knows a
+	// key may have uploaded it under another start, and revised that. Since the
+	// log has the key, sealing would discard both; here they would keep a whole
+	// neighbour waiting for that. What the sealer has locked, it is taking now.
+	removeDoomed = `
+		DELETE FROM arrival
+		WHERE  (key, event) IN (
+			SELECT a.key, a.event
+			FROM   unnest($1::bytea[], $2::integer[]) AS u(key, start_interval)
+			JOIN   arrival a ON a.key = u.key AND a.start_interval <> u.start_interval
+			FOR UPDATE OF a SKIP LOCKED
+		)`
+
+	// hold keeps revisions until their key comes. The first of a key counts.
+	hold = `
+		INSERT INTO held_revision (origin, key, start_interval, period, risk, report, onset)
+		SELECT   $1, u.key, u.start_interval, u.period, u.risk, u.report, u.onset
+		FROM     unnest($2::bytea[], $3::integer[], $4::smallint[], $5::smallint[], $6::smallint[], $7::smallint[])
+		         AS u(key, start_interval, period, risk, report, onset)
+		ORDER BY u.key
+		ON CONFLICT DO NOTHING`
+
+	countForeign = `
+		INSERT INTO neighbour_count AS c (origin, what, n)
+		SELECT $1, u.what, u.n
+		FROM   unnest($2::text[], $3::bigint[]) AS u(what, n)
+		ON CONFLICT (origin, what) DO UPDATE
+		SET    n = c.n + excluded.n`
+)
+
+var errCursorMoved = errs.Conflict("cursor_moved", "somebody else has taken this page, or the neighbour is not in the configuration any more")
+
+// read takes the answers of insertAndFind, in their order.
+func (a *foreignAddition) read(results pgx.BatchResults) error {
+	for range 3 { // BEGIN and the settings
+		if _, err := results.Exec(); err != nil {
+			return err
+		}
+	}
+	moved, err := results.Exec()
+	if err != nil {
+		return err
+	}
+	if moved.RowsAffected() != 1 {
+		return errCursorMoved
+	}
+	inserted, err := readKeys(results)
+	if err != nil {
+		return err
+	}
+	if a.held, err = readHeld(results); err != nil {
+		return err
+	}
+	events, err := readEvents(results)
+	if err != nil {
+		return err
+	}
+	return a.assemble(inserted, events)
+}
+
+func readHeld(results pgx.BatchResults) (held []exposure.Exposure, err error) {
+	rows, err := results.Query()
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var e exposure.Exposure
+		var raw []byte
+		var onset *int32
+		if err := rows.Scan(&raw, &e.Start, &e.Period, &e.Risk, &e.Report, &onset); err != nil {
+			return nil, err
+		}
+		e.Key = exposure.Key(raw)
+		if e.HasOnset = onset != nil; e.HasOnset {
+			e.DaysSinceOnset = *onset
+		}
+		held = append(held, e)
+	}
+	return held, rows.Err()
+}
+
+// assemble tells the keys that are new from those that are known, and reports
+// errMoved when a key is neither.
+func (a *foreignAddition) assemble(inserted map[exposure.Key]bool, events []event) error {
+	a.known = knownFrom(events)
+	for _, e := range a.Keys {
+		k := a.known[e.Key]
+		if k == nil && !inserted[e.Key] {
+			return errMoved
+		}
+		if k == nil {
+			a.known[e.Key] = &event{Known: exposure.Known{Exposure: e, Origin: a.Origin}}
+			a.added.Inserted++
+			continue
+		}
+		a.added.drop(whose(k.Origin, a.Origin), 1)
+		if inserted[e.Key] {
+			a.superfluous = append(a.superfluous, e.Key[:])
+		}
+	}
+	return nil
+}
+
+// whose says why a key is not taken that came from somewhere before.
+func whose(origin, neighbour int) string {
+	switch origin {
+	case 0:
+		return exposure.DropOurs
+	case neighbour:
+		return exposure.DropKnown
+	}
+	return exposure.DropAnothers
+}
+
+// decide sorts the revisions: those that waited came first.
+func (a *foreignAddition) decide() {
+	for _, up := range slices.Concat(a.held, a.Revisions) {
+		k := a.known[up.Key]
+		if k == nil {
+			a.early = append(a.early, up)
+			continue
+		}
+		revision, reason := k.ReviseBy(a.Origin, up)
+		if reason != "" {
+			a.added.drop(reason, 1)
+			continue
+		}
+		k.Revised = revision.Report
+		a.revisions = append(a.revisions, revision)
+	}
+}
+
+// revise stores the revisions, and those that wait.
+func (a *foreignAddition) revise(ctx context.Context) (err error) {
+	if len(a.revisions)+len(a.early) == 0 {
+		return nil
+	}
+	cols := foreignColumnsOf(a.revisions, a.now, a.embargo)
+	var trip pgx.Batch
+	trip.Queue(removeDoomed, cols.key, cols.start)
+	trip.Queue(insertForeign, cols.args(1, a.Origin)...)
+	trip.Queue(hold, foreignColumnsOf(a.early, a.now, a.embargo).heldArgs(a.Origin)...)
+	results := a.conn.SendBatch(ctx, &trip)
+	defer func() { err = errors.Join(err, results.Close()) }()
+
+	var n [3]int
+	for i := range n {
+		tag, err := results.Exec()
+		if err != nil {
+			return err
+		}
+		n[i] = int(tag.RowsAffected())
+	}
+	a.added.Revised, a.added.Held = n[1], n[2]
+	if a.added.Revised != len(a.revisions) {
+		return errMoved
+	}
+	a.added.drop(exposure.DropKnown, len(a.early)-a.added.Held)
+	return nil
+}
+
+// finish removes what turned out to be in the log, adds up and commits.
+func (a *foreignAddition) finish(ctx context.Context) error {
+	for reason, n := range a.Dropped {
+		a.added.drop(reason, n)
+	}
+	var trip pgx.Batch
+	if len(a.superfluous) > 0 {
+		trip.Queue(`DELETE FROM arrival WHERE key = ANY ($1::bytea[]) AND event = 0 AND xmin = pg_current_xact_id()::xid`, a.superfluous)
+	}
+	if what, n := a.added.counts(); len(what) > 0 {
+		trip.Queue(countForeign, a.Origin, what, n)
+	}
+	trip.Queue(`COMMIT`)
+	results := a.conn.SendBatch(ctx, &trip)
+	for range trip.Len() {
+		if _, err := results.Exec(); err != nil {
+			return errors.Join(err, results.Close())
+		}
+	}
+	return results.Close()
+}
+
+// counts are what is kept in neighbour_count.
+func (a *ForeignAdded) counts() (what []string, n []int64) {
+	all := maps.Clone(a.Dropped)
+	if all == nil {
+		all = map[string]int{}
+	}
+	all["keys"], all["revisions"] = a.Inserted, a.Revised
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if all[name] > 0 {
+			what, n = append(what, name), append(n, int64(all[name]))
+		}
+	}
+	return what, n
+}
+
+// foreignColumns are exposures turned on their side, for unnest. Few of their
+// regions differ: each kind of audience goes once.
+type foreignColumns struct {
+	key                  [][]byte
+	start                []int32
+	period, risk, report []int16
+	onset                []*int16
+	due                  []time.Time
+	audience             []int32
+	audiences            audiences
+}
+
+func foreignColumnsOf(all []exposure.Exposure, now time.Time, embargo Embargo) foreignColumns {
+	c := foreignColumns{
+		key: make([][]byte, len(all)), start: make([]int32, len(all)), period: make([]int16, len(all)), risk: make([]int16, len(all)),
+		report: make([]int16, len(all)), onset: make([]*int16, len(all)), due: make([]time.Time, len(all)), audience: make([]int32, len(all)),
+	}
+	for i := range all {
+		e := &all[i]
+		c.key[i], c.start[i], c.period[i] = e.Key[:], int32(e.Start), int16(e.Period)
+		c.risk[i], c.report[i], c.onset[i] = int16(e.Risk), int16(e.Report), onsetOf(*e)
+		c.due[i], c.audience[i] = dueAt(embargo(*e), now), c.audiences.number(e)
+	}
+	return c
+}
+
+func (c foreignColumns) args(event int16, origin int) []any {
+	return []any{event, origin, c.key, c.start, c.period, c.risk, c.report, c.onset, c.due, c.audience, c.audiences.travelers, c.audiences.regions}
+}
+
+// heldArgs are what is kept of a revision: the audience will be its key's.
+func (c foreignColumns) heldArgs(origin int) []any {
+	return []any{origin, c.key, c.start, c.period, c.risk, c.report, c.onset}
+}
+
+// audiences numbers the kinds of audience from 1, as WITH ORDINALITY does.
+type audiences struct {
+	travelers []bool
+	regions   []string // array literals
+
+	numbers map[recipients]int32
+	last    *exposure.Exposure // nearly always like the next
+	of      int32
+}
+
+type recipients struct {
+	traveler bool
+	regions  string
+}
+
+func (a *audiences) number(e *exposure.Exposure) int32 {
+	if a.last != nil && a.last.Traveler == e.Traveler && slices.Equal(a.last.Regions, e.Regions) {
+		return a.of
+	}
+	kind := recipients{e.Traveler, arrayLiteral(e.Regions)}
+	n, ok := a.numbers[kind]
+	if !ok {
+		a.travelers, a.regions = append(a.travelers, kind.traveler), append(a.regions, kind.regions)
+		n = int32(len(a.regions))
+		if a.numbers == nil {
+			a.numbers = map[recipients]int32{}
+		}
+		a.numbers[kind] = n
+	}
+	a.last, a.of = e, n
+	return n
+}
+
+// arrayLiteral is a list as PostgreSQL reads it: an array of arrays would have
+// to be a rectangle.
+func arrayLiteral(list []string) string {
+	quoted := make([]string, len(list))
+	for i, text := range list {
+		quoted[i] = `"` + inLiteral.Replace(text) + `"`
+	}
+	return "{" + strings.Join(quoted, ",") + "}"
+}
+
+var inLiteral = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+
+func nullTime(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
