@@ -208,7 +208,10 @@ CREATE TABLE health_authority (
     audience text NOT NULL,
     name text NOT NULL,
     jwks_uri text DEFAULT ''::text NOT NULL,
-    stats_api boolean DEFAULT false NOT NULL
+    stats_api boolean DEFAULT false NOT NULL,
+    jwks_read_at timestamp with time zone,
+    jwks_failed_at timestamp with time zone,
+    jwks_failure text DEFAULT ''::text NOT NULL
 );
 
 ALTER TABLE health_authority ALTER COLUMN authority_id ADD GENERATED ALWAYS AS IDENTITY (
@@ -225,7 +228,8 @@ CREATE TABLE health_authority_key (
     version text NOT NULL,
     public_key text NOT NULL,
     valid_from timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
-    valid_thru timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL
+    valid_thru timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL,
+    source text DEFAULT ''::text NOT NULL
 );
 
 CREATE TABLE held_revision (
@@ -331,6 +335,7 @@ CREATE TABLE neighbour (
     name text NOT NULL,
     ended_at timestamp with time zone,
     cursor bytea,
+    cursor_at timestamp with time zone,
     newest_at timestamp with time zone,
     attempted_at timestamp with time zone,
     succeeded_at timestamp with time zone,
@@ -472,7 +477,7 @@ ALTER TABLE ONLY health_authority
     ADD CONSTRAINT health_authority_issuer_key UNIQUE (issuer);
 
 ALTER TABLE ONLY health_authority_key
-    ADD CONSTRAINT health_authority_key_pkey PRIMARY KEY (authority_id, version);
+    ADD CONSTRAINT health_authority_key_pkey PRIMARY KEY (authority_id, version, source);
 
 ALTER TABLE ONLY health_authority
     ADD CONSTRAINT health_authority_pkey PRIMARY KEY (authority_id);

@@ -5,12 +5,15 @@
 -- Who may upload, and what is published: kept by `enctl apply`.
 
 CREATE TABLE health_authority (
-    authority_id  integer     GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    issuer        text        NOT NULL UNIQUE,
-    audience      text        NOT NULL,
-    name          text        NOT NULL,
-    jwks_uri      text        NOT NULL DEFAULT '',
-    stats_api     boolean     NOT NULL DEFAULT false
+    authority_id   integer     GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    issuer         text        NOT NULL UNIQUE,
+    audience       text        NOT NULL,
+    name           text        NOT NULL,
+    jwks_uri       text        NOT NULL DEFAULT '',  -- of its key set; '': it has none
+    stats_api      boolean     NOT NULL DEFAULT false,
+    jwks_read_at   timestamptz,                      -- when that set was last taken over; NULL: never
+    jwks_failed_at timestamptz,                      -- when something was last wrong with it, and what
+    jwks_failure   text        NOT NULL DEFAULT ''
 );
 
 CREATE TABLE health_authority_key (
@@ -19,7 +22,8 @@ CREATE TABLE health_authority_key (
     public_key    text        NOT NULL,              -- PEM
     valid_from    timestamptz NOT NULL DEFAULT '-infinity',
     valid_thru    timestamptz NOT NULL DEFAULT 'infinity',
-    PRIMARY KEY (authority_id, version)
+    source        text        NOT NULL DEFAULT '',   -- '': the configuration; else the jwks_uri it was found at, which must still be the authority's
+    PRIMARY KEY (authority_id, version, source)
 );
 
 CREATE TABLE authorized_app (

@@ -90,9 +90,12 @@ func (c *checker) authorities() (all []store.AuthorityConfig) {
 	return all
 }
 
+// longestURI fits into an index of the database, beside the name of a key.
+const longestURI = 1000
+
 func (c *checker) jwksURI(uri string) {
-	if u, err := url.Parse(uri); uri != "" && (err != nil || u.Scheme != "https" || u.Host == "") {
-		c.problem("jwksURI must be an https:// address, or empty")
+	if u, err := url.Parse(uri); uri != "" && (err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || len(uri) > longestURI) {
+		c.problem("jwksURI must be an https:// address without a user, of at most %d bytes, or empty", longestURI)
 	}
 }
 

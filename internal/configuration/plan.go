@@ -167,6 +167,18 @@ func (p *planner) authorities() {
 	put := &p.reconfiguration.Put.Authorities
 	compare(p, "health authority", p.current.Authorities, p.wanted.Authorities, issuerOf, authorityFields, put)
 	p.reconfiguration.Remove.Authorities = removals(p, "health authority", p.current.Authorities, p.wanted.Authorities, issuerOf, authorityFields)
+	p.noteKeySets()
+}
+
+// noteKeySets tells what the next moments bring for authorities whose key set
+// moves.
+func (p *planner) noteKeySets() {
+	current := index(p.current.Authorities, issuerOf)
+	for _, a := range p.wanted.Authorities {
+		if old := current[a.Issuer].JWKSURI; old != "" && old != a.JWKSURI {
+			p.Notes = append(p.Notes, fmt.Sprintf("health authority %s: keys that were discovered at its old jwksURI are refused from now on; call /update of jwks to read the new one at once", a.Issuer))
+		}
+	}
 }
 
 func (p *planner) apps() {

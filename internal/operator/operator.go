@@ -77,6 +77,7 @@ func commands() []command {
 		configurationCommands(),
 		keyCommands(),
 		certificateCommands(),
+		authorityCommands(),
 		exportCommands(),
 		whyCommands(),
 		simulateCommands(),

@@ -69,7 +69,12 @@ func (a Admission) readAuthorities(ctx context.Context, tx database.Tx) error {
 	for r, err := range database.Each[row](ctx, tx, `
 		SELECT    a.authority_id, a.issuer, a.audience, a.name, a.stats_api, k.version, k.public_key, k.valid_from, k.valid_thru
 		FROM      health_authority a
-		LEFT JOIN health_authority_key k USING (authority_id)
+		LEFT JOIN LATERAL (
+		    SELECT   DISTINCT ON (version) version, public_key, valid_from, valid_thru
+		    FROM     health_authority_key
+		    WHERE    authority_id = a.authority_id AND source IN ('', a.jwks_uri)
+		    ORDER BY version, source   -- a key of the configuration, '', hides one of the same name that was discovered
+		) k ON true
 		ORDER BY  a.issuer, k.version`) {
 		if err != nil {
 			return err

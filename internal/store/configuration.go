@@ -186,6 +186,7 @@ func readAuthorityConfigs(ctx context.Context, tx database.Tx) ([]AuthorityConfi
 		SELECT   a.issuer, k.version, k.public_key, k.valid_from, k.valid_thru
 		FROM     health_authority_key k
 		JOIN     health_authority a USING (authority_id)
+		WHERE    k.source = ''   -- those that were discovered are nobody's configuration
 		ORDER BY a.issuer, k.version`) {
 		if err != nil {
 			return nil, err
@@ -327,19 +328,26 @@ func each[T any](all []T, f func(T) error) error {
 	return nil
 }
 
+// putAuthority replaces the keys of the configuration. What was discovered stays,
+// unless it was at another place: then it no longer counts, and the set at the
+// new place has yet to be read.
 func (w configurator) putAuthority(a AuthorityConfig) (err error) {
 	defer errs.Wrap(&err, "health authority %s", a.Issuer)
 	if err := w.exec(`
 		INSERT INTO health_authority (issuer, audience, name, jwks_uri, stats_api)
 		VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (issuer) DO UPDATE
-		SET audience = excluded.audience, name = excluded.name, jwks_uri = excluded.jwks_uri, stats_api = excluded.stats_api`,
+		SET audience = excluded.audience, name = excluded.name, jwks_uri = excluded.jwks_uri, stats_api = excluded.stats_api,
+		    jwks_read_at = CASE WHEN health_authority.jwks_uri = excluded.jwks_uri THEN health_authority.jwks_read_at END,
+		    jwks_failed_at = CASE WHEN health_authority.jwks_uri = excluded.jwks_uri THEN health_authority.jwks_failed_at END,
+		    jwks_failure = CASE WHEN health_authority.jwks_uri = excluded.jwks_uri THEN health_authority.jwks_failure ELSE '' END`,
 		a.Issuer, a.Audience, a.Name, a.JWKSURI, a.StatsAPI); err != nil {
 		return err
 	}
 	if err := w.exec(`
 		DELETE FROM health_authority_key
-		WHERE  authority_id = (SELECT authority_id FROM health_authority WHERE issuer = $1)`, a.Issuer); err != nil {
+		WHERE  authority_id = (SELECT authority_id FROM health_authority WHERE issuer = $1)
+		AND    (source = '' OR source <> $2)`, a.Issuer, a.JWKSURI); err != nil {
 		return err
 	}
 	return each(a.Keys, func(k AuthorityKeyConfig) error {

@@ -17,7 +17,9 @@ import (
 	"enkeyserver/internal/cleanup"
 	"enkeyserver/internal/config"
 	"enkeyserver/internal/export"
+	"enkeyserver/internal/jwks"
 	"enkeyserver/internal/publish"
+	"enkeyserver/internal/remote"
 )
 
 const file = "docs/configuration.md"
@@ -30,6 +32,8 @@ var settings = map[string]any{
 	"export.BatcherSettings": export.BatcherSettings{},
 	"export.WorkerSettings":  export.WorkerSettings{},
 	"cleanup.Settings":       cleanup.Settings{},
+	"jwks.Settings":          jwks.Settings{},
+	"remote.Settings":        remote.Settings{},
 }
 
 // common is what each service has besides.
