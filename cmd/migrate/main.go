@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 
+	"enkeyserver/internal/app"
 	"enkeyserver/internal/config"
 	"enkeyserver/internal/database"
 	"enkeyserver/internal/database/schema"
@@ -24,8 +25,12 @@ func main() {
 }
 
 func run(ctx context.Context) error {
+	resolver, err := app.OpenSecrets(ctx)
+	if err != nil {
+		return err
+	}
 	var s database.Settings
-	if err := config.Read(ctx, &s, nil); err != nil {
+	if err := config.Read(ctx, &s, resolver); err != nil {
 		return err
 	}
 	return schema.Command(ctx, s, migrations.Files, os.Stdout, os.Args[1:])

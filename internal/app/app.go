@@ -17,6 +17,7 @@ import (
 
 	"enkeyserver/internal/config"
 	"enkeyserver/internal/database"
+	"enkeyserver/internal/secrets"
 	"enkeyserver/internal/telemetry"
 	"enkeyserver/internal/web"
 )
@@ -30,6 +31,7 @@ type Settings struct {
 	ClockOffset     time.Duration `envconfig:"DEBUG_CLOCK_OFFSET" default:"0s" desc:"development only: added to the service's clock"`
 	Telemetry       telemetry.Settings
 	Database        database.Settings
+	Secrets         secrets.Settings // OpenSecrets has read them by then
 }
 
 // common is what lets Main find these settings in the struct that embeds them.
@@ -75,8 +77,8 @@ func start[S Embedding](ctx context.Context, stderr io.Writer, run func(ctx cont
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbagePercent)
 	}
-	var s S
-	if err := config.Read(ctx, &s, resolveSecret); err != nil {
+	s, err := read[S](ctx)
+	if err != nil {
 		fmt.Fprintf(stderr, "%s: %s\n", name, oneLine(err))
 		return 1
 	}
@@ -97,6 +99,17 @@ func start[S Embedding](ctx context.Context, stderr io.Writer, run func(ctx cont
 	return 0
 }
 
+// read fills the settings from the environment and from the secrets that it
+// refers to.
+func read[S any](ctx context.Context) (s S, err error) {
+	resolver, err := OpenSecrets(ctx)
+	if err != nil {
+		return s, err
+	}
+	err = config.Read(ctx, &s, resolver)
+	return s, err
+}
+
 // run makes an error of a panic.
 func (a *App) run(f func() error) (err error) {
 	defer func() {
@@ -113,12 +126,6 @@ func (a *App) run(f func() error) (err error) {
 // Now is the service's clock: the true time, and in development moved on by
 // DEBUG_CLOCK_OFFSET.
 func (a *App) Now() time.Time { return time.Now().Add(a.settings.ClockOffset) }
-
-// resolveSecret gives the value behind a secret:// reference. It is the one
-// place where managers of secrets are chosen.
-func resolveSecret(context.Context, string) (string, error) {
-	return "", errors.New("secret:// references need a secret manager, and this program has none: set the value itself")
-}
 
 // oneLine keeps joined errors on the line that is promised.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -47,6 +47,8 @@ func run(ctx context.Context, a *app.App, s settings) error {
 		return errors.Join(errors.New("no bucket"), errors.New("no key"))
 	case "panic":
 		panic("boom")
+	case "password":
+		fmt.Println(s.Database.Password)
 	case "clock":
 		fmt.Println(time.Until(a.Now()).Round(time.Minute))
 	}
@@ -81,10 +83,28 @@ func TestMainEnds(t *testing.T) {
 			1, "", "app.test: PORT must be a whole number, from 0 to 65535\n",
 		},
 		{
-			"with a reference that nobody resolves", "nil",
+			"with a reference that is none", "nil",
 			[]string{"DB_PASSWORD=secret://projects/x"},
 			1, "",
-			"app.test: DB_PASSWORD: secret:// references need a secret manager, and this program has none: set the value itself\n",
+			"app.test: DB_PASSWORD: a secret of Google Secret Manager is referred to by secret://gcp/projects/PROJECT/secrets/NAME, with /versions/VERSION if not the latest\n",
+		},
+		{
+			"with a secret that is not there", "nil",
+			[]string{"SECRET_MANAGER=file", "DB_PASSWORD=secret://none"},
+			1, "",
+			"app.test: DB_PASSWORD: there is no secret none in the files of secrets: create it, or correct the reference\n",
+		},
+		{
+			"with a reference where secrets are looked for", "nil",
+			[]string{"SECRETS_DIR=secret://none"},
+			1, "",
+			"app.test: SECRETS_DIR: secret:// references are not resolved here; set the value itself\n",
+		},
+		{
+			"with another manager of secrets in production, before that is asked", "nil",
+			[]string{"ENVIRONMENT=production", "DEBUG_GCP_SECRET_MANAGER_ENDPOINT=localhost:1", "DB_PASSWORD=secret://projects/p/secrets/s"},
+			1, "",
+			"app.test: DEBUG_GCP_SECRET_MANAGER_ENDPOINT must not be set when ENVIRONMENT=production: it is for development only\n",
 		},
 		{
 			"with a weakened rule in production", "clock",
@@ -217,6 +237,9 @@ func TestSettingsNames(t *testing.T) {
 		"PORT", "METRICS_PORT", "ENVIRONMENT", "MAINTENANCE_MODE", "DEBUG_CLOCK_OFFSET", "LOG_LEVEL", "LOG_FORMAT",
 		"DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD",
 		"DB_SSLMODE", "DB_SSLCERT", "DB_SSLKEY", "DB_SSLROOTCERT", "DB_POOL_MAX_CONNS",
+		"SECRET_MANAGER", "SECRET_CACHE_TTL", "SECRET_TIMEOUT", "SECRETS_DIR",
+		"VAULT_TOKEN_FILE", "VAULT_KUBERNETES_ROLE", "VAULT_KUBERNETES_MOUNT", "VAULT_KUBERNETES_TOKEN_FILE",
+		"DEBUG_GCP_SECRET_MANAGER_ENDPOINT", "DEBUG_AZURE_KEY_VAULT_ENDPOINT",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -17,8 +16,8 @@ func (a *App) DevelopmentOnly(name string, set bool) error {
 	if !set || a.warned[name] {
 		return nil
 	}
-	if a.production() {
-		return fmt.Errorf("%s must not be set when ENVIRONMENT=production: it is for development only", name)
+	if production(a.settings.Environment) {
+		return refusal(name)
 	}
 	a.warned[name] = true
 	a.log.Warn("DEVELOPMENT ONLY: a rule that protects people is weakened", "variable", name)
@@ -35,15 +34,4 @@ func (a *App) refuseDebugging(environ []string) error {
 		}
 	}
 	return nil
-}
-
-// production forgives how the word is written: who wrote any form of it wants
-// the rules kept.
-func (a *App) production() bool {
-	switch strings.ToLower(strings.TrimSpace(a.settings.Environment)) {
-	case "production", "prod":
-		return true
-	default:
-		return false
-	}
 }

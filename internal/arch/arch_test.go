@@ -32,7 +32,7 @@ const (
 // and what stands inside its own folder. Adding a package means saying here
 // where it stands.
 var floors = [][]string{
-	{"errs", "api", "pb", "telemetry"},
+	{"errs", "api", "pb", "telemetry", "secrets"},
 	{"exposure", "config", "database", "blob", "keys", "web", "remote"},
 	{"store", "exportfile", "certificate", "attestation", "app"},
 	{"revision", "job", "listing"},
@@ -56,6 +56,9 @@ var outside = []struct {
 	{"github.com/fxamacker/cbor/", []string{"attestation"}, "one home for each wire format"},
 	{"github.com/prometheus/", []string{"telemetry"}, "the day the library goes, one package changes"},
 	{"contrib.go.opencensus.io/", []string{"telemetry"}, "the day the library goes, one package changes"},
+	{"cloud.google.com/go/secretmanager/", []string{"secrets"}, "one home for each cloud's secrets"},
+	{"github.com/aws/aws-sdk-go-v2/service/secretsmanager", []string{"secrets"}, "one home for each cloud's secrets"},
+	{"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets", []string{"secrets"}, "one home for each cloud's secrets"},
 	{"plugin", nil, "what runs is what was built"},
 	{"unsafe", []string{"pb"}, "only generated code gets around the compiler"},
 }

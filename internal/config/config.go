@@ -16,29 +16,23 @@ import (
 	"fmt"
 	"os"
 	"reflect"
-	"strings"
 
 	"github.com/kelseyhightower/envconfig"
 )
 
-// Resolve gives the value that a reference like secret://… stands for.
-type Resolve func(ctx context.Context, ref string) (string, error)
-
-// secretScheme starts a value that is a reference.
-const secretScheme = "secret://"
-
 // Read fills the struct that into points to. A value that is a reference is
-// replaced by what resolve says; without resolve references are refused.
+// replaced by what it stands for; when secrets is nil, references are refused.
 //
 // An error is one line that names the variable and says what is accepted. It
 // never repeats the value, which may be a password in the wrong place.
-func Read(ctx context.Context, into any, resolve Resolve) error {
+func Read(ctx context.Context, into any, secrets Secrets) error {
 	vars, err := variables(into)
 	if err != nil {
 		return err
 	}
+	found := resolve(ctx, vars, secrets)
 	for _, v := range vars {
-		if err := v.read(ctx, resolve); err != nil {
+		if err := v.read(found[v.name]); err != nil {
 			return err
 		}
 	}
@@ -46,14 +40,14 @@ func Read(ctx context.Context, into any, resolve Resolve) error {
 }
 
 // read sets the variable's field from the environment, or to its default.
-func (v variable) read(ctx context.Context, resolve Resolve) error {
+func (v variable) read(found secret) error {
 	value := os.Getenv(v.name)
-	if strings.HasPrefix(value, secretScheme) {
-		secret, err := secretOf(ctx, value, resolve)
-		if err != nil {
-			return fmt.Errorf("%s: %w", v.name, err)
-		}
-		value = secret
+	if found.err != nil {
+		return fmt.Errorf("%s: %w", v.name, found.err)
+	}
+	if found.current != nil {
+		value = found.value
+		v.keep(found)
 	}
 	if value == "" && v.required {
 		return fmt.Errorf("%s must be set: %s", v.name, v.meaning())
@@ -63,17 +57,6 @@ func (v variable) read(ctx context.Context, resolve Resolve) error {
 		return fmt.Errorf("%s must be %s", v.name, v.accepts())
 	}
 	return nil
-}
-
-func secretOf(ctx context.Context, ref string, resolve Resolve) (string, error) {
-	if resolve == nil {
-		return "", errors.New("secret:// references are not resolved here; set the value itself")
-	}
-	value, err := resolve(ctx, ref)
-	if err == nil && value == "" {
-		err = errors.New("the secret is empty")
-	}
-	return value, err
 }
 
 // parse lets envconfig turn the text into the field's type. It knows only how

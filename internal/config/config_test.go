@@ -1,8 +1,6 @@
 package config_test
 
 import (
-	"context"
-	"errors"
 	"net/url"
 	"os"
 	"strings"
@@ -140,20 +138,6 @@ func TestReadRequired(t *testing.T) {
 }
 
 func TestReadSecrets(t *testing.T) {
-	resolve := func(_ context.Context, ref string) (string, error) {
-		switch ref {
-		case "secret://host":
-			return "s3same", nil
-		case "secret://port":
-			return "5432", nil
-		case "secret://word":
-			return "s3same", nil
-		case "secret://empty":
-			return "", nil
-		default:
-			return "", errors.New("there is no such secret")
-		}
-	}
 	for _, tc := range []struct{ why, name, ref, wantErr string }{
 		{"text", "T_HOST", "secret://host", ""},
 		{"a number", "T_PORT", "secret://port", ""},
@@ -164,7 +148,7 @@ func TestReadSecrets(t *testing.T) {
 		t.Run(tc.why, func(t *testing.T) {
 			t.Setenv(tc.name, tc.ref)
 			var got settings
-			err := config.Read(t.Context(), &got, resolve)
+			err := config.Read(t.Context(), &got, manager{})
 			if text := errorText(err); text != tc.wantErr {
 				t.Errorf("error %q, want %q", text, tc.wantErr)
 			}

@@ -16,6 +16,7 @@ import (
 type variable struct {
 	name     string
 	field    reflect.Value
+	owner    reflect.Value // the struct with the field
 	tag      reflect.StructTag
 	required bool
 }
@@ -44,7 +45,7 @@ func gather(s reflect.Value) (vars []variable, err error) {
 		case named && !f.IsExported():
 			return nil, unreadable(s.Type(), f.Name, "is not exported")
 		case named:
-			vars = append(vars, variable{name, s.Field(i), f.Tag, f.Tag.Get("required") == "true"})
+			vars = append(vars, variable{name, s.Field(i), s, f.Tag, f.Tag.Get("required") == "true"})
 		case f.Type.Kind() == reflect.Struct && (f.IsExported() || f.Anonymous):
 			inner, err := gather(s.Field(i))
 			if err != nil {

@@ -32,13 +32,18 @@ type Settings struct {
 	SSLKey      string `envconfig:"DB_SSLKEY" desc:"file with the client certificate's key"`
 	SSLRootCert string `envconfig:"DB_SSLROOTCERT" desc:"file with the server's root certificates"`
 	PoolMax     int32  `envconfig:"DB_POOL_MAX_CONNS" default:"10" desc:"connections of one instance at most; all instances together must stay under the server's max_connections"`
+
+	changing []changing // see KeepSecret
 }
 
 // Tx is an open transaction.
 type Tx = pgx.Tx
 
 // DB is a pool of connections.
-type DB struct{ pool *pgxpool.Pool }
+type DB struct {
+	pool   *pgxpool.Pool
+	logins *logins
+}
 
 // Queryer is what can be asked: a DB or a Tx.
 type Queryer interface {
@@ -100,11 +105,14 @@ func Open(ctx context.Context, s Settings, more ...Session) (_ *DB, err error) {
 			}
 		}
 	}
-	pool, err := pgxpool.ConnectConfig(ctx, cfg)
-	if err != nil {
+	db := &DB{logins: &logins{settings: s}}
+	if len(s.changing) > 0 {
+		db.logins.follow(cfg)
+	}
+	if db.pool, err = pgxpool.ConnectConfig(ctx, cfg); err != nil {
 		return nil, err
 	}
-	return &DB{pool: pool}, nil
+	return db, nil
 }
 
 // ConnConfig is for what needs one connection of its own instead of a pool.
@@ -125,19 +133,37 @@ func (s Settings) ConnConfig() (_ *pgx.ConnConfig, err error) {
 func (db *DB) Close() { db.pool.Close() }
 
 // Ping asks whether the database answers.
-func (db *DB) Ping(ctx context.Context) error { return db.pool.Ping(ctx) }
+func (db *DB) Ping(ctx context.Context) error { return db.logins.enter(ctx, db.pool.Ping) }
 
-// Pool gives the connections themselves, for what must be sent in one trip.
+// Pool gives the connections themselves, for those who count them.
 func (db *DB) Pool() *pgxpool.Pool { return db.pool }
 
+// Acquire takes a connection out of the pool, for what must be sent in one trip.
+// The caller releases it.
+func (db *DB) Acquire(ctx context.Context) (conn *pgxpool.Conn, err error) {
+	err = db.logins.enter(ctx, func(ctx context.Context) (err error) {
+		conn, err = db.pool.Acquire(ctx)
+		return err
+	})
+	return conn, err
+}
+
 // Query runs a statement of its own that returns rows.
-func (db *DB) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	return db.pool.Query(ctx, sql, args...)
+func (db *DB) Query(ctx context.Context, sql string, args ...any) (rows pgx.Rows, err error) {
+	err = db.logins.enter(ctx, func(ctx context.Context) (err error) {
+		rows, err = db.pool.Query(ctx, sql, args...)
+		return err
+	})
+	return rows, err
 }
 
 // Exec runs a statement of its own that returns none.
-func (db *DB) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	return db.pool.Exec(ctx, sql, args...)
+func (db *DB) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
+	err = db.logins.enter(ctx, func(ctx context.Context) (err error) {
+		tag, err = db.pool.Exec(ctx, sql, args...)
+		return err
+	})
+	return tag, err
 }
 
 // InTx runs f in a read-committed transaction: committed when f returns nil,
@@ -153,7 +179,12 @@ func (db *DB) InSnapshot(ctx context.Context, f func(tx Tx) error) error {
 }
 
 func (db *DB) inTx(ctx context.Context, opts pgx.TxOptions, f func(tx Tx) error) error {
-	return db.pool.BeginTxFunc(ctx, opts, func(tx pgx.Tx) error { return f(tx) })
+	conn, err := db.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return conn.BeginTxFunc(ctx, opts, func(tx pgx.Tx) error { return f(tx) })
 }
 
 func (s Settings) dsn() (string, error) {

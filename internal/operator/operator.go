@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/term"
 
+	"enkeyserver/internal/app"
 	"enkeyserver/internal/config"
 	"enkeyserver/internal/database"
 	"enkeyserver/internal/store"
@@ -232,8 +233,12 @@ func (s *Session) shiftClock(ctx context.Context) error {
 
 // openStore connects to the database that the environment names.
 func openStore(ctx context.Context) (*store.DB, error) {
+	resolver, err := app.OpenSecrets(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var settings database.Settings
-	if err := config.Read(ctx, &settings, nil); err != nil {
+	if err := config.Read(ctx, &settings, resolver); err != nil {
 		return nil, err
 	}
 	return store.Open(ctx, settings)

@@ -107,7 +107,7 @@ var errMoved = errors.New("keys were sealed or revised meanwhile")
 func (db *DB) AddUpload(ctx context.Context, now time.Time, up Upload, embargo Embargo) (added Added, err error) {
 	defer errs.Wrap(&err, "AddUpload(%d keys)", len(up.Keys))
 
-	conn, err := db.Pool().Acquire(ctx)
+	conn, err := db.Acquire(ctx)
 	if err != nil {
 		return Added{}, err
 	}

@@ -45,8 +45,19 @@ For operators: every variable that the programs read from their environment. Thi
 the programs themselves.
 
 An empty variable counts as one that is not set. A wrong value stops the program at start with one line that names the
-variable. A value that begins with ` + "`secret://`" + ` refers to a secret manager, and is refused where there is none. Durations are
-written like ` + "`90s`, `5m`, `4h`" + `.
+variable. Durations are written like ` + "`90s`, `5m`, `4h`" + `.
+
+Any value may be a reference to a secret instead: ` + "`secret://[MANAGER/]NAME[?version=V][&target=file][#FIELD]`" + `. The first word says which manager has it,
+or ` + "`SECRET_MANAGER`" + ` does. ` + "`#FIELD`" + ` takes one member of a JSON object; ` + "`target=file`" + ` puts the value into a private file and stands for its path.
+A new value of ` + "`DATABASE_URL`, `DB_USER` or `DB_PASSWORD`" + ` is used without a restart.
+
+| reference | manager | who we are for it |
+|---|---|---|
+| ` + "`secret://gcp/projects/P/secrets/S`, with `/versions/V`" + ` | Google Secret Manager; ` + "`projects/P/locations/L/…`" + ` too | the platform's account, or ` + "`GOOGLE_APPLICATION_CREDENTIALS`" + ` |
+| ` + "`secret://aws/NAME`, `?version=STAGE-OR-ID`" + ` | AWS Secrets Manager; NAME may be an ARN | what the AWS SDK finds: a role, ` + "`AWS_…`" + ` variables |
+| ` + "`secret://azure/VAULT/NAME`, `?version=ID`" + ` | Azure Key Vault; VAULT may be a host name | what the Azure SDK finds: a managed or workload identity, ` + "`AZURE_…`" + ` variables |
+| ` + "`secret://vault/MOUNT/data/PATH#FIELD`, `?version=N`" + ` | HashiCorp Vault at ` + "`VAULT_ADDR`" + `, KV version 2 | ` + "`VAULT_TOKEN`, `VAULT_TOKEN_FILE` or `VAULT_KUBERNETES_ROLE`" + ` |
+| ` + "`secret://file/NAME`, `secret://file//PATH`" + ` | a file in ` + "`SECRETS_DIR`" + `, or anywhere | the process's user |
 
 Variables that begin with ` + "`DEBUG_`" + ` weaken a rule that protects people. They are for development, are told loudly at start, and
 are refused when ` + "`ENVIRONMENT=production`" + `.
@@ -82,7 +93,7 @@ func run(args []string) error {
 func document() ([]byte, error) {
 	var out bytes.Buffer
 	out.WriteString(heading)
-	out.WriteString("\n## Every service\n\nThe program `migrate` reads those of the database alone.\n" + columns)
+	out.WriteString("\n## Every service\n\nThe program `migrate` reads those of the database and of secrets alone.\n" + columns)
 	if err := config.Reference(&out, app.Settings{}); err != nil {
 		return nil, err
 	}
