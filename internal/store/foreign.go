@@ -106,10 +106,14 @@ type foreignAddition struct {
 	added            ForeignAdded
 }
 
-// run stores in two trips to the database, or three when there are revisions.
+// run stores in three trips to the database, or four when there are revisions.
 // On an error the transaction is open.
 func (a *foreignAddition) run(ctx context.Context) error {
-	if err := a.insertAndFind(ctx); err != nil {
+	inserted, err := a.insert(ctx)
+	if err != nil {
+		return err
+	}
+	if err := a.find(ctx, inserted); err != nil {
 		return err
 	}
 	a.decide()
@@ -119,36 +123,72 @@ func (a *foreignAddition) run(ctx context.Context) error {
 	return a.finish(ctx)
 }
 
-// insertAndFind opens the transaction, moves the cursor, inserts what may be
-// new, and looks up what others stored in a later statement, which sees all that
-// was committed while this one waited for it.
-func (a *foreignAddition) insertAndFind(ctx context.Context) (err error) {
-	cols := foreignColumnsOf(a.Keys, a.now, a.embargo)
-	keys, starts := a.named(cols)
+// insert opens the transaction, moves the cursor and inserts what does not wait
+// already.
+func (a *foreignAddition) insert(ctx context.Context) (inserted map[exposure.Key]bool, err error) {
 	var trip pgx.Batch
 	trip.Queue(`BEGIN`)
+	trip.Queue(moveCursor, a.Origin, a.From, a.To, a.now, nullTime(a.Newest))
+	trip.Queue(insertForeign, foreignColumnsOf(a.Keys, a.now, a.embargo).args(0, a.Origin)...)
+	results := a.conn.SendBatch(ctx, &trip)
+	defer func() { err = errors.Join(err, results.Close()) }()
+
+	if _, err := results.Exec(); err != nil {
+		return nil, err
+	}
+	moved, err := results.Exec()
+	if err != nil {
+		return nil, err
+	}
+	if moved.RowsAffected() != 1 {
+		return nil, errCursorMoved
+	}
+	return readKeys(results)
+}
+
+// find takes the revisions that waited for a key of the page, and looks up what
+// others stored. Its statements are later ones, which see all that was committed
+// while insert waited for it.
+func (a *foreignAddition) find(ctx context.Context, inserted map[exposure.Key]bool) (err error) {
+	waiting, keys, starts := a.named(inserted)
+	var trip pgx.Batch
 	// No partition may be read whole, whatever its statistics say of it: the
 	// log grows, a page does not.
 	trip.Queue(`SET LOCAL plan_cache_mode = force_generic_plan`)
 	trip.Queue(`SET LOCAL enable_seqscan = off`)
-	trip.Queue(moveCursor, a.Origin, a.From, a.To, a.now, nullTime(a.Newest))
-	trip.Queue(insertForeign, cols.args(0, a.Origin)...)
-	trip.Queue(takeHeld, a.Origin, cols.key, cols.start)
-	trip.Queue(findKeys, keys, starts)
-
+	trip.Queue(takeHeld, a.Origin, keys[:len(a.Keys)], starts[:len(a.Keys)])
+	trip.Queue(findForeign, waiting, keys, starts)
 	results := a.conn.SendBatch(ctx, &trip)
 	defer func() { err = errors.Join(err, results.Close()) }()
-	return a.read(results)
+
+	for range 2 {
+		if _, err := results.Exec(); err != nil {
+			return err
+		}
+	}
+	if a.held, err = readHeld(results); err != nil {
+		return err
+	}
+	events, err := readEvents(results)
+	if err != nil {
+		return err
+	}
+	return a.assemble(inserted, events)
 }
 
-// named are all keys of the page, and the starts under which the log may have
-// them.
-func (a *foreignAddition) named(cols foreignColumns) (keys [][]byte, starts []int32) {
-	keys, starts = slices.Clip(cols.key), slices.Clip(cols.start)
-	for _, r := range a.Revisions {
-		keys, starts = append(keys, r.Key[:]), append(starts, int32(r.Start))
+// named are all keys of the page with their starts, those of new keys first,
+// and which of them others may have waiting.
+func (a *foreignAddition) named(inserted map[exposure.Key]bool) (waiting, keys [][]byte, starts []int32) {
+	for _, list := range [][]exposure.Exposure{a.Keys, a.Revisions} {
+		for i := range list {
+			e := &list[i]
+			keys, starts = append(keys, e.Key[:]), append(starts, int32(e.Start))
+			if !inserted[e.Key] {
+				waiting = append(waiting, e.Key[:])
+			}
+		}
 	}
-	return keys, starts
+	return waiting, keys, starts
 }
 
 const (
@@ -171,6 +211,17 @@ const (
 		ORDER BY u.key
 		ON CONFLICT DO NOTHING
 		RETURNING key`
+
+	// findForeign is findKeys, but for fewer keys among the arrivals: those of
+	// the page itself are many.
+	findForeign = `
+		SELECT a.key, a.event, a.start_interval, a.period, a.report, a.origin, a.traveler, a.regions, false AS sealed
+		FROM   arrival a
+		WHERE  a.key = ANY ($1::bytea[])
+		UNION ALL
+		SELECT e.key, e.event, e.start_interval, e.period, e.report, e.origin, e.traveler, e.regions, true
+		FROM   unnest($2::bytea[], $3::integer[]) AS u(key, start_interval)
+		JOIN   exposure e ON e.key = u.key AND e.start_interval = u.start_interval`
 
 	// takeHeld takes the revisions that waited for a key.
 	takeHeld = `
@@ -210,34 +261,6 @@ const (
 )
 
 var errCursorMoved = errs.Conflict("cursor_moved", "somebody else has taken this page, or the neighbour is not in the configuration any more")
-
-// read takes the answers of insertAndFind, in their order.
-func (a *foreignAddition) read(results pgx.BatchResults) error {
-	for range 3 { // BEGIN and the settings
-		if _, err := results.Exec(); err != nil {
-			return err
-		}
-	}
-	moved, err := results.Exec()
-	if err != nil {
-		return err
-	}
-	if moved.RowsAffected() != 1 {
-		return errCursorMoved
-	}
-	inserted, err := readKeys(results)
-	if err != nil {
-		return err
-	}
-	if a.held, err = readHeld(results); err != nil {
-		return err
-	}
-	events, err := readEvents(results)
-	if err != nil {
-		return err
-	}
-	return a.assemble(inserted, events)
-}
 
 func readHeld(results pgx.BatchResults) (held []exposure.Exposure, err error) {
 	rows, err := results.Query()

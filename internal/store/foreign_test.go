@@ -561,3 +561,30 @@ func (m *model) stored() (all []stored) {
 	}
 	return all
 }
+
+// BenchmarkAddForeign stores pages of new keys, beside -speed.keys that are
+// retained.
+func BenchmarkAddForeign(b *testing.B) {
+	for _, size := range []int{500, 5_000, 10_000} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			l := newLedger(b)
+			l.arrive(*speedKeys)
+			l.seal()
+			they := l.neighbour("ca")
+			keys := 0
+			for b.Loop() {
+				b.StopTimer()
+				page := make([]exposure.Exposure, size)
+				for i := range page {
+					keys++
+					page[i] = entest.Exposure(keys, l.now, func(e *exposure.Exposure) { e.Start -= exposure.Interval(144 * (keys % 14)) })
+				}
+				b.StartTimer()
+				if _, err := l.AddForeign(b.Context(), l.now, store.ForeignPage{Origin: they, Keys: page}, entest.Rules().Release); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(keys)/b.Elapsed().Seconds(), "keys/s")
+		})
+	}
+}
