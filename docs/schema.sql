@@ -378,7 +378,8 @@ CREATE TABLE receipt (
 CREATE TABLE revision_key (
     revision_key_id integer NOT NULL,
     wrapped bytea NOT NULL,
-    created_at timestamp with time zone NOT NULL
+    created_at timestamp with time zone NOT NULL,
+    kept_at timestamp with time zone
 );
 
 ALTER TABLE revision_key ALTER COLUMN revision_key_id ADD GENERATED ALWAYS AS IDENTITY (
@@ -396,6 +397,7 @@ CREATE TABLE signing_key (
     key_id text NOT NULL,
     key_version text NOT NULL,
     valid_from timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    leads_from timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     valid_thru timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL
 );
 

@@ -46,6 +46,7 @@ CREATE TABLE signing_key (
     key_id        text        NOT NULL,
     key_version   text        NOT NULL,
     valid_from    timestamptz NOT NULL DEFAULT '-infinity',
+    leads_from    timestamptz NOT NULL DEFAULT '-infinity',  -- until then it stands behind those that lead
     valid_thru    timestamptz NOT NULL DEFAULT 'infinity'
 );
 
@@ -93,7 +94,8 @@ CREATE TABLE export_signing_key (
 CREATE TABLE revision_key (
     revision_key_id  integer     GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     wrapped          bytea       NOT NULL,
-    created_at       timestamptz NOT NULL
+    created_at       timestamptz NOT NULL,
+    kept_at          timestamptz                     -- when an instance still had to seal with it, replaced or not
 );
 
 CREATE TABLE audit_log (

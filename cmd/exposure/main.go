@@ -8,7 +8,6 @@ import (
 
 	"enkeyserver/internal/app"
 	"enkeyserver/internal/attestation/vendors"
-	"enkeyserver/internal/keys"
 	"enkeyserver/internal/publish"
 	"enkeyserver/internal/revision"
 	"enkeyserver/internal/store"
@@ -18,6 +17,7 @@ import (
 type settings struct {
 	app.Settings // port, logging, database
 	Publish      publish.Settings
+	Tokens       revision.Settings
 	Devices      vendors.Settings
 }
 
@@ -30,14 +30,13 @@ func run(ctx context.Context, a *app.App, s settings) error {
 	}
 	defer db.Close()
 
-	wrapper, err := keys.OpenWrapper(ctx, s.Publish.RevisionTokenKey)
+	wrapping, err := s.Tokens.Open(ctx)
 	if err != nil {
 		return err
 	}
 	tokens := revision.NewKeyring(revision.KeyringDeps{
 		Store:     db,
-		Wrapper:   wrapper,
-		AAD:       []byte(s.Publish.RevisionTokenAAD),
+		Wrapping:  wrapping,
 		Now:       a.Now,
 		Retention: s.Publish.TokenRetention(),
 	})

@@ -36,7 +36,7 @@ var floors = [][]string{
 	{"exposure", "config", "database", "blob", "keys", "web", "remote"},
 	{"store", "exportfile", "certificate", "attestation", "app"},
 	{"revision", "job", "listing"},
-	{"publish", "export", "cleanup", "configuration", "phone", "jwks", "federation"},
+	{"publish", "export", "cleanup", "rotation", "configuration", "phone", "jwks", "federation"},
 	{"operator", "system"},
 }
 

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -82,7 +81,7 @@ func openDesk(t testing.TB, url string, edits ...func(*publish.Settings, *publis
 	}
 	deps := publish.Deps{Store: db, Now: d.now, DevelopmentOnly: func(string, bool) error { return nil }}
 	deps.Tokens = revision.NewKeyring(revision.KeyringDeps{
-		Store: db, Wrapper: wrapper(t), AAD: []byte("test"), Now: d.now, Retention: s.TokenRetention(),
+		Store: db, Wrapping: revision.NewWrapping(wrapper(t), nil, []byte("test")), Now: d.now, Retention: s.TokenRetention(),
 	})
 	if deps.Devices, err = attestation.New(attestation.Settings{}, attestation.Deps{DevelopmentOnly: deps.DevelopmentOnly}); err != nil {
 		t.Fatal(err)
@@ -102,11 +101,8 @@ func openDesk(t testing.TB, url string, edits ...func(*publish.Settings, *publis
 	return d
 }
 
-// defaults are the settings of an environment that says only what it must.
+// defaults are the settings of an empty environment.
 var defaults = sync.OnceValues(func() (s publish.Settings, err error) {
-	if err := os.Setenv("REVISION_TOKEN_KEY", "file:///unused"); err != nil {
-		return s, err
-	}
 	return s, config.Read(context.Background(), &s, nil)
 })
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"enkeyserver/internal/exposure"
+	"enkeyserver/internal/revision"
 )
 
 // Settings shape what phones may upload and how they are answered.
@@ -15,9 +16,6 @@ type Settings struct {
 	MaxOnsetReportAge int           `envconfig:"MAX_VALID_SYMPTOM_ONSET_REPORT_DAYS" default:"28" min:"0" desc:"days; an earlier symptom onset counts as not told"`
 	DefaultOnsetAge   int           `envconfig:"DEFAULT_SYMPTOM_ONSET_DAYS_AGO" default:"4" min:"0" desc:"days before the upload that are assumed when no onset was told"`
 	MaxOnsetDistance  int           `envconfig:"MAX_SYMPTOM_ONSET_DAYS" default:"14" min:"0" max:"14" desc:"days between a key and the onset; keys further away are left out; at most 14, for phones refuse more"`
-
-	RevisionTokenKey string `envconfig:"REVISION_TOKEN_KEY" required:"true" desc:"URL of the key that wraps the keys of revision tokens; with another one all tokens given out so far are void"`
-	RevisionTokenAAD string `envconfig:"REVISION_TOKEN_AAD" desc:"text to which revision tokens are bound; with another one all tokens given out so far are void"`
 
 	ChaffMaxLatencyMS int `envconfig:"CHAFF_REQUEST_MAX_LATENCY_MS" default:"1000" min:"0" max:"9000" desc:"milliseconds; the longest that an answer to chaff waits to look like a real one; real ones that take longer can be told apart"`
 	PaddingMin        int `envconfig:"RESPONSE_PADDING_MIN_BYTES" default:"1024" min:"0" max:"65536" desc:"bytes of random padding that every answer has at least"`
@@ -57,10 +55,8 @@ func (s Settings) rules() exposure.Rules {
 	}
 }
 
-// TokenRetention is for how long a revision token can be of use: a key that is
-// too old to be sent again cannot be revised, and the newest of a token's keys
-// is valid for a day more.
-func (s Settings) TokenRetention() time.Duration { return s.MaxAge + 24*time.Hour }
+// TokenRetention is for how long a revision token can be of use.
+func (s Settings) TokenRetention() time.Duration { return revision.TokenLife(s.MaxAge) }
 
 func (s Settings) chaffMaxLatency() time.Duration {
 	return time.Duration(s.ChaffMaxLatencyMS) * time.Millisecond

@@ -1,7 +1,7 @@
 package revision
 
-// WrapContext is what a wrapped key of this ring is bound to.
-func WrapContext(k *Keyring) []byte { return k.wrapContext() }
+// WrapContext is what a wrapped key of this installation is bound to.
+func WrapContext(w Wrapping) []byte { return w.context() }
 
 // Unpack reads slots that were not authenticated.
 var Unpack = unpack

@@ -20,7 +20,6 @@ import (
 
 	"enkeyserver/internal/errs"
 	"enkeyserver/internal/exposure"
-	"enkeyserver/internal/keys"
 	"enkeyserver/internal/store"
 )
 
@@ -28,20 +27,21 @@ import (
 type Store interface {
 	// RevisionKeys gives all keys, newest first.
 	RevisionKeys(ctx context.Context) ([]store.RevisionKey, error)
-	// AddRevisionKey stores a key unless there is one made at or after
-	// notSince, and reports whether it did.
-	AddRevisionKey(ctx context.Context, wrapped []byte, notSince, now time.Time) (bool, error)
+	// AddRevisionKey stores a key unless one was added after that with the id
+	// newest, and reports whether it did.
+	AddRevisionKey(ctx context.Context, wrapped []byte, newest int, now time.Time) (bool, error)
+	// KeepRevisionKey notes that a key seals though it was replaced.
+	KeepRevisionKey(ctx context.Context, id int, now time.Time) error
 }
 
 // KeyringDeps is what a Keyring needs.
 type KeyringDeps struct {
-	Store   Store
-	Wrapper keys.Wrapper
-	AAD     []byte // ties tokens and wrapped keys to this installation; changing it voids them
-	Now     func() time.Time
+	Store    Store
+	Wrapping Wrapping
+	Now      func() time.Time
 
-	// Retention is how long exposures are kept. Keys that cannot have sealed a
-	// token within it are not asked of the key manager any more.
+	// Retention is for how long a token can be of use; see TokenLife. Keys that
+	// cannot have sealed one within it are not asked of the key manager any more.
 	Retention time.Duration
 }
 
@@ -50,8 +50,7 @@ type KeyringDeps struct {
 // that it goes on working while the database or the key manager is down.
 type Keyring struct {
 	store     Store
-	wrapper   keys.Wrapper
-	aad       []byte
+	wrapping  Wrapping
 	now       func() time.Time
 	retention time.Duration
 
@@ -67,18 +66,8 @@ const (
 	// refreshEvery is how old the ring may become while it is used.
 	refreshEvery = 30 * time.Second
 
-	// settleFor is how long a new key waits before it seals: by then every
-	// instance has it. It must be longer than refreshEvery. That is why an
-	// unknown key id means noise, and needs no look into the database, as long
-	// as the ring is fresh.
-	settleFor = 2 * time.Minute
-
-	// overlap is how long a replaced key may have gone on sealing, on an
-	// instance that could not get the new one out of the key manager.
-	overlap = 24 * time.Hour
-
-	// idleFor is how old the ring of an instance that nobody used may be to
-	// seal without a look into the database.
+	// idleFor is how old the ring of an instance that nobody used may be to be
+	// used without a look into the database.
 	idleFor = time.Hour
 
 	// pauseFor keeps requests from asking a dead database one by one.
@@ -90,12 +79,12 @@ const (
 
 // NewKeyring makes a ring that loads its keys when it is first used.
 func NewKeyring(d KeyringDeps) *Keyring {
-	return &Keyring{store: d.Store, wrapper: d.Wrapper, aad: d.AAD, now: d.Now, retention: d.Retention}
+	return &Keyring{store: d.Store, wrapping: d.Wrapping, now: d.Now, retention: d.Retention}
 }
 
 // Ready brings the ring up to date, and makes the very first key if there is
-// none. Once it has succeeded it always does: a ring that cannot be refreshed
-// works on with the keys it has.
+// none. A ring that cannot be refreshed works on with the keys it has, for the
+// better part of a day.
 func (k *Keyring) Ready(ctx context.Context) (err error) {
 	defer errs.Wrap(&err, "revision.Ready")
 	_, err = k.loaded(ctx)
@@ -150,7 +139,7 @@ func Noise() string {
 
 // bound is what a token's tag covers beside its contents. The header has a
 // fixed length, so that no AAD and header read like another pair.
-func (k *Keyring) bound(header []byte) []byte { return slices.Concat(k.aad, header) }
+func (k *Keyring) bound(header []byte) []byte { return slices.Concat(k.wrapping.aad, header) }
 
 // sealer gives the ring to seal with, and waits only when there is none or a
 // very old one: the key that it seals with may have been replaced since.
@@ -163,10 +152,11 @@ func (k *Keyring) sealer(ctx context.Context) (*ring, error) {
 	return r, nil
 }
 
-// find gives the cipher of a key; nil when there is no such key.
+// find gives the cipher of a key; nil when there is no such key. It waits when it
+// does not know the key, and when its ring is so old that the key may be gone.
 func (k *Keyring) find(ctx context.Context, id uint32) (_ cipher.AEAD, err error) {
 	r := k.ring.Load()
-	if key, ok := r.key(id); ok && key.cipher != nil {
+	if key, ok := r.key(id); ok && key.cipher != nil && r.loadedWithin(idleFor, k.now()) {
 		k.refreshSoon(ctx, r)
 		return key.cipher, nil
 	}
@@ -184,13 +174,14 @@ func (k *Keyring) find(ctx context.Context, id uint32) (_ cipher.AEAD, err error
 	return nil, err
 }
 
-// loaded gives a ring that is fresh, or else the last known one.
+// loaded gives a ring that is fresh, or else the last known one, unless that is
+// so old that its key may have been forgotten elsewhere before the token is.
 func (k *Keyring) loaded(ctx context.Context) (*ring, error) {
 	if r := k.ring.Load(); r.fresh(k.now()) {
 		return r, nil
 	}
 	err := k.refresh(ctx)
-	if r := k.ring.Load(); r != nil {
+	if r := k.ring.Load(); r != nil && k.now().Sub(r.loaded).Abs() < goOnFor {
 		return r, nil
 	}
 	return nil, err

@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/cipher"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
 
 	"enkeyserver/internal/errs"
@@ -25,6 +25,7 @@ type ring struct {
 
 type key struct {
 	id      uint32
+	made    time.Time
 	wrapped []byte
 	cipher  cipher.AEAD // nil: the key manager did not unwrap it
 }
@@ -129,74 +130,93 @@ func (k *Keyring) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.current, r.loaded = r.sealing(rows, now.Add(-settleFor)), now
+	sealing, replaced := r.sealing(rows, now.Add(-settleFor))
+	if replaced && now.Sub(sealing.KeptAt) >= keepEvery {
+		if err := k.keep(ctx, sealing, now); err != nil {
+			return err
+		}
+	}
+	r.current, r.loaded = r.keys[uint32(sealing.RevisionKeyID)], now
 	k.ring.Store(r)
 	return nil
+}
+
+// keep lets everybody know that a key goes on sealing after it was replaced,
+// for want of a newer one that this instance can unwrap: uploads must go on,
+// and what is sealed with it must open for as long as any token.
+func (k *Keyring) keep(ctx context.Context, row store.RevisionKey, now time.Time) error {
+	slog.WarnContext(ctx, "revision tokens are sealed with a key that was replaced, because the newer ones cannot be unwrapped: see to the key manager", "key", row.RevisionKeyID)
+	return k.store.KeepRevisionKey(ctx, row.RevisionKeyID, now)
 }
 
 // addFirst makes the first key of an installation. Of many instances that
 // start together one wins, and all read what it stored.
 func (k *Keyring) addFirst(ctx context.Context) ([]store.RevisionKey, error) {
-	plain := make([]byte, 32)
-	_, _ = rand.Read(plain) // never fails
-	wrapped, err := k.wrapper.Wrap(ctx, plain, k.wrapContext())
-	clear(plain)
+	wrapped, err := k.wrapping.Make(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("wrap a revision key: %w", err)
+		return nil, err
 	}
-	if _, err := k.store.AddRevisionKey(ctx, wrapped, time.Time{}, k.now()); err != nil {
+	if _, err := k.store.AddRevisionKey(ctx, wrapped, 0, k.now()); err != nil {
 		return nil, err
 	}
 	return k.store.RevisionKeys(ctx)
 }
 
-// wrapContext ties a wrapped key to its purpose and to this installation.
-func (k *Keyring) wrapContext() []byte { return append([]byte("revision token key\n"), k.aad...) }
-
-// inUse leaves out the keys, of rows newest first, that were replaced so long
-// ago that no token of theirs names a key that is still retained.
-func inUse(rows []store.RevisionKey, since time.Time) []store.RevisionKey {
-	for i, row := range rows {
-		if row.CreatedAt.Before(since) {
-			return rows[:i+1]
-		}
-	}
-	return rows
-}
+// unwrapAtOnce is how many keys the key manager is asked for at a time: a new
+// instance needs them all before its first answer.
+const unwrapAtOnce = 8
 
 // unwrapAll makes the ciphers. A key that cannot be unwrapped leaves the others
 // useful; that none can is an error.
 func (k *Keyring) unwrapAll(ctx context.Context, rows []store.RevisionKey) (*ring, error) {
+	made, failures := make([]key, len(rows)), make([]error, len(rows))
+	var group errgroup.Group
+	group.SetLimit(unwrapAtOnce)
+	for i, row := range rows {
+		group.Go(func() error {
+			made[i], failures[i] = k.unwrap(ctx, row)
+			errs.Wrap(&failures[i], "unwrap revision key %d", row.RevisionKeyID)
+			return nil
+		})
+	}
+	_ = group.Wait() // the failures tell
 	r := &ring{keys: map[uint32]key{}}
-	var failures []error
-	for _, row := range rows {
-		made, err := k.unwrap(ctx, row)
-		if err != nil {
-			failures = append(failures, fmt.Errorf("unwrap revision key %d: %w", row.RevisionKeyID, err))
-		}
+	usable := 0
+	for i, m := range made {
 		// A key that the manager will never unwrap is no key: its tokens
 		// count as absent. One that it cannot unwrap now is kept in mind.
-		if errs.KindOf(err) != errs.KindInvalid {
-			r.keys[made.id] = made
+		if m.cipher != nil || errs.KindOf(failures[i]) != errs.KindInvalid {
+			r.keys[m.id] = m
+		}
+		if m.cipher != nil {
+			usable++
 		}
 	}
-	if len(failures) == len(rows) {
-		return nil, fmt.Errorf("no revision key can be unwrapped; if REVISION_TOKEN_KEY or REVISION_TOKEN_AAD was changed, put it back: %w", errors.Join(failures...))
+	failed := errors.Join(failures...)
+	if usable == 0 {
+		return nil, fmt.Errorf("no revision key can be unwrapped; if REVISION_TOKEN_KEY or REVISION_TOKEN_AAD was changed, put it back, or the old key into REVISION_TOKEN_KEY_OLD: %w", failed)
 	}
-	if len(failures) > 0 {
-		slog.WarnContext(ctx, "some keys of revision tokens cannot be unwrapped", "error", errors.Join(failures...))
+	if failed != nil {
+		slog.WarnContext(ctx, "some keys of revision tokens cannot be unwrapped", "error", failed)
 	}
 	return r, nil
 }
 
 // unwrap asks the key manager, unless it did so before. The result always has
-// its id.
+// its id. A known key stays known when its wrapped form changes into one that
+// cannot be unwrapped here: it was wrapped anew by a wrapping key that this
+// instance has not been told of yet.
 func (k *Keyring) unwrap(ctx context.Context, row store.RevisionKey) (key, error) {
-	made := key{id: uint32(row.RevisionKeyID), wrapped: row.Wrapped}
-	if known, ok := k.ring.Load().key(made.id); ok && known.cipher != nil && bytes.Equal(known.wrapped, row.Wrapped) {
+	made := key{id: uint32(row.RevisionKeyID), made: row.CreatedAt, wrapped: row.Wrapped}
+	known, ok := k.ring.Load().key(made.id)
+	ok = ok && known.cipher != nil && known.made.Equal(made.made) // else a restored database gave the id to another key
+	if ok && bytes.Equal(known.wrapped, row.Wrapped) {
 		return known, nil
 	}
-	plain, err := k.wrapper.Unwrap(ctx, row.Wrapped, k.wrapContext())
+	plain, _, err := k.wrapping.Unwrap(ctx, row.Wrapped)
+	if err != nil && ok {
+		return known, err
+	}
 	if err != nil {
 		return made, err
 	}
@@ -206,17 +226,20 @@ func (k *Keyring) unwrap(ctx context.Context, row store.RevisionKey) (key, error
 }
 
 // sealing chooses the newest key that has settled, of rows newest first. As
-// long as none has, it is the oldest: that is the one which others know.
-func (r *ring) sealing(rows []store.RevisionKey, settled time.Time) (chosen key) {
+// long as none has, it is the oldest: that is the one which others know. It
+// reports whether a newer key that cannot be used here should have been it.
+func (r *ring) sealing(rows []store.RevisionKey, settled time.Time) (chosen store.RevisionKey, replaced bool) {
 	for _, row := range rows {
-		usable, ok := r.keys[uint32(row.RevisionKeyID)]
-		if !ok || usable.cipher == nil {
-			continue
-		}
-		chosen = usable
-		if !row.CreatedAt.After(settled) {
-			return chosen
+		usable, there := r.keys[uint32(row.RevisionKeyID)]
+		hasSettled := !row.CreatedAt.After(settled)
+		if there && usable.cipher != nil {
+			chosen = row
+			if hasSettled {
+				return chosen, replaced
+			}
+		} else {
+			replaced = replaced || hasSettled
 		}
 	}
-	return chosen
+	return chosen, replaced
 }

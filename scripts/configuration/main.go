@@ -20,6 +20,8 @@ import (
 	"enkeyserver/internal/jwks"
 	"enkeyserver/internal/publish"
 	"enkeyserver/internal/remote"
+	"enkeyserver/internal/revision"
+	"enkeyserver/internal/rotation"
 )
 
 const file = "docs/configuration.md"
@@ -34,6 +36,8 @@ var settings = map[string]any{
 	"cleanup.Settings":       cleanup.Settings{},
 	"jwks.Settings":          jwks.Settings{},
 	"remote.Settings":        remote.Settings{},
+	"revision.Settings":      revision.Settings{},
+	"rotation.Settings":      rotation.Settings{},
 }
 
 // common is what each service has besides.
