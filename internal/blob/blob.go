@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"net/url"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -19,7 +18,7 @@ import (
 
 // Object is what is to be stored.
 type Object struct {
-	ContentType  string
+	ContentType  string // application/octet-stream unless it says otherwise
 	CacheControl string
 	Size         int64         // of Body; a body of another size is refused
 	Body         io.ReadSeeker // read from its start, more than once if need be
@@ -33,6 +32,14 @@ type Info struct {
 	Size         int64
 	Sequence     int64 // given to Replace; 0 for what Create made
 	ModTime      time.Time
+}
+
+// Entry is what a list tells about an object: less than Info, since no cloud
+// tells more than that of many objects at once.
+type Entry struct {
+	Name    string
+	Size    int64
+	ModTime time.Time
 }
 
 // Bucket is a flat space of named objects. Any number of processes may use one
@@ -60,46 +67,30 @@ type Bucket interface {
 
 	// List gives the objects whose names start with the prefix, ordered by the
 	// bytes of their names. An error ends it.
-	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
+	List(ctx context.Context, prefix string) iter.Seq2[Entry, error]
 }
 
-// Open gives the bucket behind a URL: file:///folder, or mem:// for a new and
-// empty one in memory.
+// Open gives the bucket behind a URL: file:///folder, mem:// for a new and empty
+// one in memory, gs://bucket, s3://bucket, or azblob://container. A cloud is asked
+// nothing before the bucket is used.
 func Open(_ context.Context, bucketURL string) (_ Bucket, err error) {
 	defer errs.Wrap(&err, "blob.Open")
-	u, err := parse(bucketURL)
+	a, err := parse(bucketURL)
 	if err != nil {
 		return nil, err
 	}
-	if u.Scheme == "mem" {
-		return NewMemory(), nil
-	}
-	return NewFolder(filepath.Clean(u.Path)), nil
-}
-
-// CheckURL refuses what Open could not open in this release. It touches nothing.
-func CheckURL(bucketURL string) error {
-	_, err := parse(bucketURL)
-	return err
-}
-
-// parse insists on an absolute path of a folder: a relative one would be another
-// folder for each service.
-func parse(bucketURL string) (*url.URL, error) {
-	u, err := url.Parse(bucketURL)
-	if err != nil || u.Scheme == "" {
-		return nil, errs.Invalid("bucket_url", "a bucket must be a URL such as file:///var/lib/en/bucket")
-	}
-	switch u.Scheme {
+	switch a.kind {
 	case "mem":
-		return u, nil
+		return NewMemory(), nil
 	case "file":
-		if u.Host != "" || !filepath.IsAbs(u.Path) || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-			return nil, errs.Invalid("bucket_url", "a folder must be written with three slashes and an absolute path: file:///var/lib/en/bucket")
-		}
-		return u, nil
+		return NewFolder(filepath.Clean(a.folder)), nil
+	case "gs":
+		return dialGoogle(a), nil
+	case "s3":
+		return dialAmazon(a), nil
+	default:
+		return dialAzure(a), nil
 	}
-	return nil, errs.Invalid("bucket_url", "buckets of the kind %q are not supported by this release: use file:///folder", u.Scheme)
 }
 
 // Opener opens each bucket once and hands it out again. Its zero value is ready.
@@ -141,6 +132,14 @@ func CheckName(name string) error {
 
 // errSize is a body that is not as long as its object said.
 var errSize = errors.New("the body of the object does not have the size that it was announced with")
+
+// typed gives an object a content type where it has none.
+func (o Object) typed() Object {
+	if o.ContentType == "" {
+		o.ContentType = "application/octet-stream"
+	}
+	return o
+}
 
 func notFound(name string) error {
 	return errs.NotFound("no_object", "there is no object %s", name)

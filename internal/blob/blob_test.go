@@ -14,6 +14,12 @@ func TestMemory(t *testing.T) {
 	blobtest.Run(t, func(*testing.T) blob.Bucket { return blob.NewMemory() })
 }
 
+func TestMemoryIndexNeverGoesBack(t *testing.T) {
+	t.Parallel()
+	b := blob.NewMemory()
+	blobtest.IndexNeverGoesBack(t, func(*testing.T) blob.Bucket { return b })
+}
+
 func TestFolder(t *testing.T) {
 	t.Parallel()
 	blobtest.Run(t, func(t *testing.T) blob.Bucket { return blob.NewFolder(t.TempDir()) })
@@ -35,7 +41,25 @@ func TestOpen(t *testing.T) {
 		{"empty", "", false},
 		{"options that would be ignored", "file:///dir?create=1", false},
 		{"a sharp that was not escaped", "file:///dir#1", false},
-		{"not in this release", "gs://bucket", false},
+		{"Google Cloud Storage", "gs://my_bucket.example.org", true},
+		{"S3, where the environment tells the region", "s3://bucket", true},
+		{"S3 in a region", "s3://bucket?region=eu-west-1", true},
+		{"a store that speaks like S3", "s3://bucket?region=eu-west-1&endpoint=https%3A%2F%2Fstore.example%3A9000", true},
+		{"a store beside us in a cluster", "s3://bucket?region=r&endpoint=http://minio:9000", true},
+		{"Azure Blob Storage", "azblob://container", true},
+		{"a folder of a bucket: that is the export's root", "gs://bucket/us", false},
+		{"no name", "gs://", false},
+		{"a name that no cloud takes", "s3://Bucket", false},
+		{"a port", "s3://bucket:80", false},
+		{"a user", "s3://key@bucket", false},
+		{"an option of another kind", "gs://bucket?region=eu-west-1", false},
+		{"an option that would be ignored", "s3://bucket?prefix=us", false},
+		{"an option twice", "s3://bucket?region=a&region=b", false},
+		{"an empty option", "s3://bucket?region=", false},
+		{"an endpoint that is no URL", "s3://bucket?endpoint=store.example:9000", false},
+		{"an endpoint with a user", "s3://bucket?endpoint=https://key@store.example", false},
+		{"an endpoint with options", "azblob://bucket?endpoint=https://store.example%3Fsig=1", false},
+		{"a cloud that there is not", "ftp://bucket", false},
 	} {
 		_, err := blob.Open(t.Context(), tc.url)
 		if (err == nil) != tc.ok || (blob.CheckURL(tc.url) == nil) != tc.ok {
@@ -63,7 +87,7 @@ func TestOpener(t *testing.T) {
 	if open(&o, "mem://a") == open(&o, "mem://b") || open(&o, "mem://a") == open(&other, "mem://a") {
 		t.Error("buckets in memory are shared")
 	}
-	if _, err := o.Bucket(t.Context(), "gs://x"); err == nil {
+	if _, err := o.Bucket(t.Context(), "ftp://x"); err == nil {
 		t.Error("a bucket of an unknown kind was opened")
 	}
 }

@@ -159,24 +159,29 @@ func (f *Folder) Delete(ctx context.Context, name string) (err error) {
 
 // List implements Bucket. An object that goes while the list is read is left
 // out.
-func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
-	return func(yield func(Info, error) bool) {
+func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
 		names, err := f.names(prefix)
 		if err != nil {
-			yield(Info{}, err)
+			yield(Entry{}, err)
 			return
 		}
 		for _, name := range names {
-			body, info, err := f.Open(ctx, name)
-			if errs.KindOf(err) == errs.KindNotFound {
+			file, err := os.Stat(f.path(name))
+			if isAbsent(err) {
 				continue
 			}
+			if err == nil {
+				err = ctx.Err()
+			}
 			if err != nil {
-				yield(Info{}, err)
+				yield(Entry{}, err)
 				return
 			}
-			_ = body.Close() // it was not even read
-			if !yield(info, ctx.Err()) || ctx.Err() != nil {
+			if !file.Mode().IsRegular() {
+				continue // somebody's link to a folder
+			}
+			if !yield(Entry{Name: name, Size: file.Size(), ModTime: file.ModTime().UTC()}, nil) {
 				return
 			}
 		}

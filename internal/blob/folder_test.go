@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -65,67 +64,26 @@ func TestFolderIndexNeverGoesBack(t *testing.T) {
 	if err := b.Replace(t.Context(), "us/index", 0, blobtest.Numbered(0)); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan error)
-	go func() {
+	blobtest.WatchWriters(t, b, "us/index", func(context.Context) error {
 		var all errgroup.Group
 		for p := range processes {
 			all.Go(process(t, "stale-writer", dir, p).Run)
 		}
-		done <- all.Wait()
-	}()
-	reads, last := 0, int64(-1)
-	for {
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Logf("%d reads, the last of sequence %d", reads, last)
-			return
-		default:
-		}
-		n, err := blobtest.ReadNumbered(t.Context(), b, "us/index")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n < last {
-			t.Fatalf("the index went back from %d to %d", last, n)
-		}
-		reads, last = reads+1, n
-	}
+		return all.Wait()
+	})
 }
 
-// staleWriter takes its numbers from around the stored one, on both sides.
+// staleWriter is several stale writers in one process.
 func staleWriter() error {
-	dir, seed := os.Getenv("BLOB_TEST_DIR"), os.Getenv("BLOB_TEST_NUMBER")
-	b := blob.NewFolder(dir)
-	ctx := context.Background()
+	b := blob.NewFolder(os.Getenv("BLOB_TEST_DIR"))
+	seed, err := strconv.ParseUint(os.Getenv("BLOB_TEST_NUMBER"), 10, 64)
+	if err != nil {
+		return err
+	}
 	var all errgroup.Group
 	for g := range goroutines {
 		all.Go(func() error {
-			random := rand.New(rand.NewPCG(uint64(len(seed)), uint64(g)))
-			for range writes {
-				before, err := blobtest.ReadNumbered(ctx, b, "us/index")
-				if err != nil {
-					return err
-				}
-				n := max(before-2+random.Int64N(6), 0)
-				err = b.Replace(ctx, "us/index", n, blobtest.Numbered(n))
-				if err == nil && n <= before {
-					return fmt.Errorf("%d replaced %d", n, before)
-				}
-				if err != nil && errs.KindOf(err) != errs.KindConflict {
-					return err
-				}
-				after, err := blobtest.ReadNumbered(ctx, b, "us/index")
-				if err != nil {
-					return err
-				}
-				if after < max(n, before) {
-					return fmt.Errorf("%d is stored after %d and %d", after, before, n)
-				}
-			}
-			return nil
+			return blobtest.WriteStale(context.Background(), b, "us/index", writes, seed*goroutines+uint64(g))
 		})
 	}
 	return all.Wait()
@@ -205,15 +163,20 @@ func partialOf(t *testing.T, dir string) string {
 func checkCreated(t *testing.T, b blob.Bucket, said int64) {
 	t.Helper()
 	seen := map[string]bool{}
-	for info, err := range b.List(t.Context(), "us/") {
+	for entry, err := range b.List(t.Context(), "us/") {
 		if err != nil {
 			t.Fatal(err)
 		}
-		seen[info.Name] = true
-		number, ok := strings.CutPrefix(info.Name, "us/file-")
+		seen[entry.Name] = true
+		number, ok := strings.CutPrefix(entry.Name, "us/file-")
 		if !ok {
 			continue
 		}
+		body, info, err := b.Open(t.Context(), entry.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = body.Close() // it was not even read
 		n, err := strconv.ParseInt(number, 10, 64)
 		if err != nil {
 			t.Fatal(err)

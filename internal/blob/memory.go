@@ -52,7 +52,7 @@ func (m *Memory) put(name string, o Object, sequence int64, may func(stored Info
 		return err
 	}
 	var body bytes.Buffer
-	if err := copyBody(&body, o); err != nil {
+	if err := copyBody(&body, o.Body, o.Size); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -62,7 +62,7 @@ func (m *Memory) put(name string, o Object, sequence int64, may func(stored Info
 		return err
 	}
 	m.objects[name] = memoryObject{body: body.Bytes(), info: Info{
-		Name: name, ContentType: o.ContentType, CacheControl: o.CacheControl,
+		Name: name, ContentType: o.typed().ContentType, CacheControl: o.CacheControl,
 		Size: o.Size, Sequence: sequence, ModTime: time.Now().UTC(),
 	}}
 	return nil
@@ -94,13 +94,14 @@ func (m *Memory) Delete(_ context.Context, name string) error {
 }
 
 // List implements Bucket. What it gives is the state at its start.
-func (m *Memory) List(_ context.Context, prefix string) iter.Seq2[Info, error] {
-	return func(yield func(Info, error) bool) {
+func (m *Memory) List(_ context.Context, prefix string) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
 		m.mu.Lock()
 		objects := maps.Clone(m.objects)
 		m.mu.Unlock()
 		for _, name := range slices.Sorted(maps.Keys(objects)) {
-			if strings.HasPrefix(name, prefix) && !yield(objects[name].info, nil) {
+			info := objects[name].info
+			if strings.HasPrefix(name, prefix) && !yield(Entry{Name: name, Size: info.Size, ModTime: info.ModTime}, nil) {
 				return
 			}
 		}
@@ -112,16 +113,16 @@ type memoryReader struct{ *bytes.Reader }
 
 func (memoryReader) Close() error { return nil }
 
-// copyBody copies the whole body of an object, and nothing else than that.
-func copyBody(w io.Writer, o Object) error {
-	if _, err := o.Body.Seek(0, io.SeekStart); err != nil {
+// copyBody copies a whole body of this size, and nothing else than that.
+func copyBody(w io.Writer, body io.ReadSeeker, size int64) error {
+	if _, err := body.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	n, err := io.Copy(w, io.LimitReader(o.Body, o.Size+1))
+	n, err := io.Copy(w, io.LimitReader(body, size+1))
 	if err != nil {
 		return err
 	}
-	if n != o.Size {
+	if n != size {
 		return errSize
 	}
 	return nil

@@ -32,7 +32,7 @@ type staged struct {
 
 func (s staged) version(o Object, sequence int64) version {
 	return version{
-		Sequence: sequence, ContentType: o.ContentType, CacheControl: o.CacheControl,
+		Sequence: sequence, ContentType: o.typed().ContentType, CacheControl: o.CacheControl,
 		Size: o.Size, SHA256: s.sha256,
 	}
 }
@@ -43,7 +43,7 @@ func (s staged) discard() { _ = os.Remove(s.path) }
 // stage copies an object into a synced file of its own.
 func (f *Folder) stage(o Object) (staged, error) {
 	hash := sha256.New()
-	path, err := f.partial(func(w io.Writer) error { return copyBody(io.MultiWriter(w, hash), o) })
+	path, err := f.partial(func(w io.Writer) error { return copyBody(io.MultiWriter(w, hash), o.Body, o.Size) })
 	return staged{path: path, sha256: hash.Sum(nil)}, err
 }
 

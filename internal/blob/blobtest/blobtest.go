@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -97,7 +98,7 @@ func testCreate(t *testing.T, b blob.Bucket) {
 		Name: "us/1.zip", ContentType: "text/plain", CacheControl: "public, max-age=300", Size: 3,
 	})
 	must(t, b.Create(t.Context(), "empty", blob.Object{Body: strings.NewReader("")}))
-	expect(t, b, "empty", "", blob.Info{Name: "empty"})
+	expect(t, b, "empty", "", blob.Info{Name: "empty", ContentType: "application/octet-stream"})
 }
 
 func testCreateOnce(t *testing.T, b blob.Bucket) {
@@ -255,14 +256,10 @@ func testList(t *testing.T, b blob.Bucket) {
 	} {
 		t.Run(tc.why, func(t *testing.T) { expectNames(t, b, tc.prefix, tc.want...) })
 	}
-	for info, err := range b.List(t.Context(), "us/a") {
+	for entry, err := range b.List(t.Context(), "us/a") {
 		must(t, err)
-		want := blob.Info{Name: "us/a", ContentType: "text/plain", CacheControl: "public, max-age=300", Size: 4}
-		if diff := cmp.Diff(want, info, ignoreTime); diff != "" {
-			t.Errorf("what List tells (-want +got):\n%s", diff)
-		}
-		if info.ModTime.IsZero() {
-			t.Error("List tells no time")
+		if entry.Size != 4 || time.Since(entry.ModTime).Abs() > time.Hour {
+			t.Errorf("List tells %d bytes and the time %s, want 4 bytes and about now", entry.Size, entry.ModTime)
 		}
 		break // leaving early is allowed
 	}
@@ -380,9 +377,9 @@ func expect(t *testing.T, b blob.Bucket, name, want string, wantInfo blob.Info) 
 func expectNames(t *testing.T, b blob.Bucket, prefix string, want ...string) {
 	t.Helper()
 	var got []string
-	for info, err := range b.List(t.Context(), prefix) {
+	for entry, err := range b.List(t.Context(), prefix) {
 		must(t, err)
-		got = append(got, info.Name)
+		got = append(got, entry.Name)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("objects with prefix %q (-want +got):\n%s", prefix, diff)

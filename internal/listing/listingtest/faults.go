@@ -31,10 +31,10 @@ func (b Tap) Delete(ctx context.Context, name string) error {
 }
 
 // List implements blob.Bucket.
-func (b Tap) List(ctx context.Context, prefix string) iter.Seq2[blob.Info, error] {
-	return func(yield func(blob.Info, error) bool) {
+func (b Tap) List(ctx context.Context, prefix string) iter.Seq2[blob.Entry, error] {
+	return func(yield func(blob.Entry, error) bool) {
 		if err := ask(ctx, b.Before, prefix); err != nil {
-			yield(blob.Info{}, err)
+			yield(blob.Entry{}, err)
 			return
 		}
 		b.Bucket.List(ctx, prefix)(yield)
