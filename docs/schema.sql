@@ -249,6 +249,7 @@ CREATE TABLE import_file (
     number bigint NOT NULL,
     seen_at timestamp with time zone NOT NULL,
     attempts integer DEFAULT 0 NOT NULL,
+    misses integer DEFAULT 0 NOT NULL,
     retry_at timestamp with time zone NOT NULL,
     done_at timestamp with time zone,
     outcome text DEFAULT ''::text NOT NULL,
@@ -303,12 +304,17 @@ CREATE TABLE mirror (
 CREATE TABLE mirror_file (
     mirror_id integer NOT NULL,
     file text NOT NULL,
-    object text NOT NULL,
     number bigint NOT NULL,
-    copied_at timestamp with time zone,
+    object text,
     size bigint,
     sha256 bytea,
-    delisted_at timestamp with time zone
+    start_at timestamp with time zone,
+    end_at timestamp with time zone,
+    copied_at timestamp with time zone,
+    gone_at timestamp with time zone,
+    dropped_at timestamp with time zone,
+    delisted_at timestamp with time zone,
+    deleted_at timestamp with time zone
 );
 
 ALTER TABLE mirror_file ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY (
@@ -545,6 +551,8 @@ CREATE INDEX exposure_epoch ON ONLY exposure USING btree (epoch, ordinal);
 CREATE INDEX exposure_padding ON ONLY exposure USING btree (epoch) WHERE (padding AND (event = 0));
 
 CREATE INDEX exposure_revisions ON ONLY exposure USING btree (epoch, ordinal) WHERE (event = 1);
+
+CREATE INDEX import_file_waiting ON import_file USING btree (origin, number) WHERE (done_at IS NULL);
 
 ALTER TABLE ONLY authorized_app_authority
     ADD CONSTRAINT authorized_app_authority_app_id_fkey FOREIGN KEY (app_id) REFERENCES authorized_app(app_id) ON DELETE CASCADE;

@@ -263,13 +263,15 @@ CREATE TABLE import_file (
     file         text        NOT NULL,               -- as the index names it
     number       bigint      GENERATED ALWAYS AS IDENTITY,  -- in the order of the index
     seen_at      timestamptz NOT NULL,
-    attempts     integer     NOT NULL DEFAULT 0,
+    attempts     integer     NOT NULL DEFAULT 0,     -- counted when they begin
+    misses       integer     NOT NULL DEFAULT 0,     -- those of them that found no file, or a wrong one
     retry_at     timestamptz NOT NULL,
     done_at      timestamptz,
-    outcome      text        NOT NULL DEFAULT '',    -- of a file that is done: 'imported', 'vanished', 'refused'
+    outcome      text        NOT NULL DEFAULT '',    -- of a file that is done: 'imported', 'vanished', 'refused', 'expired'
     failure      text        NOT NULL DEFAULT '',
     PRIMARY KEY (origin, file)
 );
+CREATE INDEX import_file_waiting ON import_file (origin, number) WHERE done_at IS NULL;
 
 -- A public export of somebody else that we copy. Never deleted: names in a
 -- bucket must not be used again.
@@ -283,7 +285,7 @@ CREATE TABLE mirror (
     rewrite       text        NOT NULL,              -- of the files' names; '': they keep theirs
     keys          jsonb       NOT NULL,              -- that its files are signed with; none: any
     ended_at      timestamptz,
-    sequence      bigint      NOT NULL DEFAULT 0,    -- of the index that is in the bucket
+    sequence      bigint      NOT NULL DEFAULT 0,    -- the last number that an index got
     attempted_at  timestamptz,
     succeeded_at  timestamptz,
     failed_at     timestamptz,
@@ -291,15 +293,22 @@ CREATE TABLE mirror (
     UNIQUE (bucket, root)
 );
 
+-- Each file that is or was in a mirror. Its row outlives it, since a name in a
+-- bucket never stands for other bytes; only what was never copied is forgotten.
 CREATE TABLE mirror_file (
     mirror_id     integer     NOT NULL REFERENCES mirror,
     file          text        NOT NULL,              -- as the index there names it
-    object        text        NOT NULL,              -- in our bucket
-    number        bigint      GENERATED ALWAYS AS IDENTITY,  -- in the order of the index
-    copied_at     timestamptz,
+    number        bigint      GENERATED ALWAYS AS IDENTITY,  -- the order of our index
+    object        text,                              -- in our bucket; NULL: it has no name there yet
     size          bigint,
     sha256        bytea,
-    delisted_at   timestamptz,                       -- gone from the index there, and from ours
+    start_at      timestamptz,                       -- in its header, as the next
+    end_at        timestamptz,
+    copied_at     timestamptz,                       -- it may be listed
+    gone_at       timestamptz,                       -- since when the index there lacks it
+    dropped_at    timestamptz,                       -- it must not be listed any more
+    delisted_at   timestamptz,                       -- an index without it was written
+    deleted_at    timestamptz,                       -- the object is gone
     PRIMARY KEY (mirror_id, file),
     UNIQUE (mirror_id, object)
 );

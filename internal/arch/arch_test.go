@@ -35,8 +35,8 @@ var floors = [][]string{
 	{"errs", "api", "pb", "telemetry", "secrets"},
 	{"exposure", "config", "database", "blob", "keys", "web", "remote"},
 	{"store", "exportfile", "certificate", "attestation", "app"},
-	{"revision", "job", "listing"},
-	{"publish", "export", "cleanup", "rotation", "configuration", "phone", "jwks", "federation"},
+	{"revision", "job", "listing", "source"},
+	{"publish", "export", "cleanup", "rotation", "configuration", "phone", "jwks", "federation", "imports"},
 	{"operator", "system"},
 }
 

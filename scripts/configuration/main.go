@@ -17,6 +17,7 @@ import (
 	"enkeyserver/internal/cleanup"
 	"enkeyserver/internal/config"
 	"enkeyserver/internal/export"
+	"enkeyserver/internal/imports"
 	"enkeyserver/internal/jwks"
 	"enkeyserver/internal/publish"
 	"enkeyserver/internal/remote"
@@ -34,6 +35,7 @@ var settings = map[string]any{
 	"export.BatcherSettings": export.BatcherSettings{},
 	"export.WorkerSettings":  export.WorkerSettings{},
 	"cleanup.Settings":       cleanup.Settings{},
+	"imports.Settings":       imports.Settings{},
 	"jwks.Settings":          jwks.Settings{},
 	"remote.Settings":        remote.Settings{},
 	"revision.Settings":      revision.Settings{},
