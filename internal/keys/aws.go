@@ -186,24 +186,24 @@ func (k awsKey) fault(err error) error {
 	case "InvalidKeyUsageException", "UnsupportedOperationException":
 		return refuse("AWS KMS cannot do this with %s, which is of another kind: %s", k.id, words)
 	}
-	if said.ErrorFault() == smithy.FaultClient && !awsAgain(said.ErrorCode(), err) {
-		return refuse("AWS KMS refuses: %s", words)
+	if awsAgain(said.ErrorCode(), err) {
+		return again("AWS KMS: %s", words)
 	}
-	return again("AWS KMS: %s", words)
+	return refuse("AWS KMS refuses: %s", words)
 }
 
-// awsAgain knows the faults that AWS gives the caller, and that pass all the
-// same: too many questions, and credentials that are replaced just now.
+// awsAgain knows the faults that pass. Some of them AWS gives the caller, with
+// a status of 400: too many questions, and credentials that are replaced just
+// now.
 func awsAgain(code string, err error) bool {
-	var answered interface{ HTTPStatusCode() int }
-	if errors.As(err, &answered) {
-		if status := answered.HTTPStatusCode(); status >= http.StatusInternalServerError || status == http.StatusTooManyRequests {
-			return true
-		}
-	}
 	switch code {
-	case "ThrottlingException", "Throttling", "LimitExceededException", "RequestLimitExceeded", "ExpiredTokenException", "RequestTimeout", "RequestTimeoutException":
+	case "ThrottlingException", "Throttling", "RequestLimitExceeded", "ExpiredTokenException", "RequestTimeout", "RequestTimeoutException":
 		return true
 	}
-	return false
+	var answered interface{ HTTPStatusCode() int }
+	if !errors.As(err, &answered) {
+		return true
+	}
+	status := answered.HTTPStatusCode()
+	return status < http.StatusBadRequest || status >= http.StatusInternalServerError || status == http.StatusTooManyRequests
 }

@@ -220,17 +220,18 @@ func azureAlgorithm(key *azkeys.JSONWebKey) azkeys.EncryptionAlgorithm {
 }
 
 func (l azureLock) unlock(ctx context.Context, locked, _ []byte) ([]byte, error) {
-	label, wrapped, found := bytes.Cut(locked, []byte{0})
-	words := strings.Split(string(label), "/")
-	if !found || len(words) != 3 || words[0] != l.name {
+	label, wrapped, _ := bytes.Cut(locked, []byte{0})
+	form := regexp.MustCompile(`^(.+)/([0-9a-f]{32})/(RSA-OAEP-256|A256KW)$`)
+	words := form.FindStringSubmatch(string(label))
+	if words == nil || words[1] != l.name || len(wrapped) == 0 {
 		return nil, voidCiphertext()
 	}
 	client, err := l.client.get(ctx)
 	if err != nil {
 		return nil, err
 	}
-	algorithm := azkeys.EncryptionAlgorithm(words[2])
-	answer, err := client.UnwrapKey(ctx, l.name, words[1], azkeys.KeyOperationParameters{Algorithm: &algorithm, Value: wrapped}, nil)
+	algorithm := azkeys.EncryptionAlgorithm(words[3])
+	answer, err := client.UnwrapKey(ctx, l.name, words[2], azkeys.KeyOperationParameters{Algorithm: &algorithm, Value: wrapped}, nil)
 	if status, said := azureAnswer(err); status == http.StatusBadRequest && said.Code == "BadParameter" {
 		return nil, voidCiphertext() // key and algorithm belong together, so it is the ciphertext
 	}

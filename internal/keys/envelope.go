@@ -126,7 +126,7 @@ func openEnvelope(ciphertext []byte) (locked, sealed []byte, ok bool) {
 		return nil, nil, false
 	}
 	size, rest := int(binary.BigEndian.Uint16(ciphertext[envelopeHead:])), ciphertext[envelopeHead+2:]
-	if size > len(rest) {
+	if size == 0 || size > len(rest) {
 		return nil, nil, false
 	}
 	return rest[:size], rest[size:], true

@@ -1,6 +1,7 @@
 package keys_test
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -9,6 +10,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -150,7 +152,7 @@ func TestURLs(t *testing.T) {
 		{"a sharp that was not escaped", "file:///etc/key#1.pem"},
 		{"a path alone", "/etc/key.pem"},
 		{"empty", ""},
-		{"not in this release", "gcpkms://projects/p"},
+		{"a project of Google", "gcpkms://projects/p"},
 		{"the key itself, put where its URL belongs", "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U="},
 	} {
 		_, signerErr := keys.OpenSigner(t.Context(), tc.url)
@@ -235,6 +237,32 @@ func TestRing(t *testing.T) {
 	again, err := ring.Signer(t.Context(), "file://"+path)
 	if err != nil || again != first {
 		t.Errorf("the key was opened twice (error %v)", err)
+	}
+}
+
+// A manager that does not answer keeps nobody who wants another key, and nobody
+// longer than he waits.
+func TestRingWaitsForNobody(t *testing.T) {
+	t.Parallel()
+	m := running.google
+	slow, quick := m.NewSigning(keystest.P256), m.NewSigning(keystest.P256)
+	m.Fail(m.Key(slow), keystest.Slow)
+	var ring keys.Ring
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		_, err := ring.Signer(ctx, slow)
+		ended <- err
+	}()
+	if _, err := ring.Signer(t.Context(), quick); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("who stopped waiting got error %v", err)
+	}
+	if _, err := ring.Signer(t.Context(), slow); err != nil {
+		t.Errorf("who came later got error %v", err)
 	}
 }
 

@@ -135,6 +135,9 @@ func (a *AWS) answer(verb, key string, q awsQuestion, f Fault) (map[string]any, 
 	case k.disabled:
 		return nil, &awsFault{400, "DisabledException", awsARN + key + " is disabled."}
 	}
+	if verb == "Encrypt" {
+		a.bind(key, awsContext(q))
+	}
 	return awsUse(verb, key, k, q, f)
 }
 

@@ -177,7 +177,8 @@ func (a *Azure) answer(w http.ResponseWriter, name, id, verb string, q azureQues
 	if id == "create" {
 		kind := map[string]Kind{"EC": P256, "EC-HSM": P256, "RSA": RSA, "RSA-HSM": RSA, "oct-HSM": AES}[q.Kty]
 		v := a.add(name, kind)
-		azureJSON(w, http.StatusOK, a.bundle(name, &keyset{kind: kind}, v))
+		a.change(name, func(k *keyset) { k.hardware = strings.HasSuffix(q.Kty, "-HSM") })
+		azureJSON(w, http.StatusOK, a.bundle(name, a.look(name), v))
 		return
 	}
 	k := a.look(name)
@@ -226,7 +227,10 @@ func (a *Azure) bundle(name string, k *keyset, v *version) map[string]any {
 		pub := v.signer.Public().(*rsa.PublicKey)
 		key["kty"], key["n"], key["e"] = "RSA", base64URL(pub.N.Bytes()), "AQAB"
 	case AES:
-		key["kty"] = "oct-HSM"
+		key["kty"] = "oct"
+	}
+	if k.hardware || k.kind == AES {
+		key["kty"] = fmt.Sprint(key["kty"], "-HSM")
 	}
 	return map[string]any{"key": key, "attributes": map[string]any{"enabled": !k.disabled}}
 }

@@ -25,6 +25,7 @@ const (
 	Slow                       // the answer comes when nobody waits any more
 	Garbled                    // a bit of the answer changed on its way
 	Forged                     // a good signature, over something else
+	Pending                    // a version that the hardware is still making; of Google alone
 )
 
 // only gives the fault if it is this one.
@@ -60,10 +61,12 @@ type keyset struct {
 	kind     Kind
 	versions []*version
 	denied   bool
+	hardware bool
 	disabled bool
 	removed  bool // still counts who asks
 	faults   []Fault
 	asked    int
+	bound    [][]byte // additional data of what was encrypted
 }
 
 type version struct {

@@ -184,6 +184,7 @@ func (g *Google) Encrypt(ctx context.Context, r *kmspb.EncryptRequest) (*kmspb.E
 	if err := heard(r.AdditionalAuthenticatedData, r.AdditionalAuthenticatedDataCrc32C); err != nil {
 		return nil, err
 	}
+	g.bind(r.Name, r.AdditionalAuthenticatedData)
 	sealed := v.aead.Seal(nil, nil, r.Plaintext, r.AdditionalAuthenticatedData)
 	return &kmspb.EncryptResponse{
 		Name: fmt.Sprintf("%s/cryptoKeyVersions/%d", r.Name, len(k.versions)), Ciphertext: sealed, CiphertextCrc32C: castagnoli(sealed, faultOf(ctx)),
@@ -230,8 +231,8 @@ func (g *Google) GetCryptoKeyVersion(ctx context.Context, r *kmspb.GetCryptoKeyV
 		return nil, err
 	}
 	state := kmspb.CryptoKeyVersion_ENABLED
-	if faultOf(ctx) == Garbled {
-		state = kmspb.CryptoKeyVersion_PENDING_GENERATION // not a fault, but what an HSM answers first
+	if faultOf(ctx) == Pending {
+		state = kmspb.CryptoKeyVersion_PENDING_GENERATION
 	}
 	return &kmspb.CryptoKeyVersion{Name: r.Name, State: state}, nil
 }

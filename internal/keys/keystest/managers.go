@@ -49,3 +49,13 @@ func (c *cabinet) Disable(key string) { c.change(key, func(k *keyset) { k.disabl
 
 // Remove is Manager.Remove.
 func (c *cabinet) Remove(key string) { c.change(key, func(k *keyset) { k.removed = true }) }
+
+// TurnOver makes a new version of a key, which is then the one that works.
+func (c *cabinet) TurnOver(key string) { c.add(key, c.look(key).kind) }
+
+// Bound is what the wrappings by a key were bound to, first to last.
+func (c *cabinet) Bound(key string) [][]byte { return c.look(key).bound }
+
+func (c *cabinet) bind(key string, to []byte) {
+	c.change(key, func(k *keyset) { k.bound = append(k.bound, to) })
+}

@@ -40,6 +40,9 @@ func StartVault() (*Vault, error) {
 	v.mux.HandleFunc("PUT /v1/auth/kubernetes/login", v.login)
 	v.Handle("/v1/transit/{verb}/{name}", http.HandlerFunc(v.transit))
 	v.Handle("/v1/transit/{verb}/{name}/{more}", http.HandlerFunc(v.transit))
+	v.Handle("/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		vaultFault(w, http.StatusNotFound, "no handler for route \""+strings.TrimPrefix(r.URL.Path, "/v1/")+"\". route entry not found.")
+	}))
 	v.server = httptest.NewServer(v.mux)
 	return v, nil
 }
