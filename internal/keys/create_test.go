@@ -190,4 +190,3 @@ func TestCreatedButUseless(t *testing.T) {
 		t.Errorf("the error is %v, want one that says what was made", err)
 	}
 }
-

@@ -75,4 +75,3 @@ func TestManagedWrappers(t *testing.T) {
 		keystest.RunManagedWrapper(t, keystest.Wrappers{Manager: m, New: m.NewWrappingInHSM, Open: keys.OpenWrapperPatiently})
 	})
 }
-
