@@ -66,7 +66,7 @@ func (o *office) client() *remote.Client {
 		o.t.Fatal(err)
 	}
 	c, err := remote.New(
-		remote.Settings{AllowPrivate: true, CAFile: ca, Timeout: 500 * time.Millisecond},
+		remote.Settings{AllowPrivate: true, CAFile: ca, Timeout: 3 * time.Second},
 		remote.Deps{DevelopmentOnly: func(string, bool) error { return nil }},
 	)
 	if err != nil {

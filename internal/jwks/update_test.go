@@ -380,6 +380,40 @@ func TestOvertakenLooks(t *testing.T) {
 	}
 }
 
+// The first look of all is overtaken, too.
+func TestSetThatMovesBeforeItIsRead(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	a := newKey(t)
+	o.configure(o.authority(issuer, "/set"))
+	o.publish("/set", func(w http.ResponseWriter, _ *http.Request) {
+		o.configure(o.authority(issuer, "/elsewhere"))
+		_, _ = io.WriteString(w, set(published(t, "v1", a)))
+	})
+	o.looks(jwks.Look{Issuer: issuer, Keys: 1, Outdated: true})
+	o.refused("v1", a)
+	if s := o.statuses()[issuer]; !s.ReadAt.IsZero() {
+		t.Errorf("the set at the new place counts as read: %+v", s)
+	}
+}
+
+// Whatever order things happened in: a key counts where it was found.
+func TestKeyOfAnotherPlace(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	a := newKey(t)
+	o.configure(o.authority(issuer, "/set"))
+	o.exec(`
+		INSERT INTO health_authority_key (authority_id, version, public_key, source)
+		SELECT authority_id, 'v1', $1, 'https://example.org/another' FROM health_authority`, pem(t, a))
+	o.refused("v1", a)
+	if s := o.statuses()[issuer]; len(s.Discovered)+len(s.Configured) > 0 {
+		t.Errorf("it is shown: %+v", s)
+	}
+	o.exec(`UPDATE health_authority_key SET source = jwks_uri FROM health_authority`)
+	o.accepted("v1", a)
+}
+
 // Runs at the same time never mix two sets.
 func TestRunsAtOnce(t *testing.T) {
 	t.Parallel()
@@ -474,15 +508,14 @@ func TestFewAtOnce(t *testing.T) {
 	o := newOffice(t)
 	const atOnce = 4
 	var all []store.AuthorityConfig
-	arrived := make(chan chan struct{})
-	for i := range 3 * atOnce {
+	arrived, release := make(chan struct{}, atOnce+1), make(chan struct{})
+	for i := range atOnce + 1 {
 		path := fmt.Sprintf("/%02d", i)
 		all = append(all, o.authority("org.example"+path, path))
 		body := set(published(t, "v1", newKey(t)))
 		o.publish(path, func(w http.ResponseWriter, _ *http.Request) {
-			go1 := make(chan struct{})
-			arrived <- go1
-			<-go1
+			arrived <- struct{}{}
+			<-release
 			_, _ = io.WriteString(w, body)
 		})
 	}
@@ -492,20 +525,20 @@ func TestFewAtOnce(t *testing.T) {
 		_, err := o.run()
 		ended <- err
 	}()
-	for range 3 {
-		var waiting []chan struct{}
-		for range atOnce {
-			waiting = append(waiting, <-arrived)
-		}
+	for n := range atOnce {
 		select {
 		case <-arrived:
-			t.Fatal("a fifth is read at the same time")
-		default:
-		}
-		for _, w := range waiting {
-			close(w)
+		case err := <-ended:
+			close(release)
+			t.Fatalf("with %d read at the same time: %v", n, err)
 		}
 	}
+	select {
+	case <-arrived:
+		t.Error("a fifth is read at the same time")
+	case <-time.After(50 * time.Millisecond): // long, for what is on this machine
+	}
+	close(release)
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}

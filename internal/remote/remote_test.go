@@ -444,11 +444,11 @@ func TestLongBody(t *testing.T) {
 	s := server(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write(make([]byte, size-1))
 		_ = http.NewResponseController(w).Flush()
-		<-time.After(300*time.Millisecond - time.Since(begun))
+		<-time.After(1500*time.Millisecond - time.Since(begun))
 		_, _ = w.Write([]byte{1})
 	}))
 	var into bytes.Buffer
-	n, err := strict(t, s, 200*time.Millisecond).Download(t.Context(), s.URL, size, &into)
+	n, err := strict(t, s, time.Second).Download(t.Context(), s.URL, size, &into)
 	if err != nil || n != size || into.Len() != size {
 		t.Errorf("downloaded %d of %d: %v", n, size, err)
 	}
