@@ -31,7 +31,7 @@ type amazon struct {
 // identity, container, instance.
 func dialAmazon(a address) *Cloud {
 	who := account{bucket: a.String(), rights: "s3:ListBucket on it, and s3:GetObject, s3:PutObject and s3:DeleteObject on its objects"}
-	return &Cloud{patience: usual, dial: func(ctx context.Context) (provider, error) {
+	return &Cloud{patience: usual, page: usualPage, dial: func(ctx context.Context) (provider, error) {
 		var options []func(*config.LoadOptions) error
 		if a.region != "" {
 			options = append(options, config.WithRegion(a.region))
@@ -141,10 +141,10 @@ func (a *amazon) remove(ctx context.Context, name string) error {
 	return a.explain(err)
 }
 
-func (a *amazon) list(ctx context.Context, prefix, page string) ([]Entry, string, error) {
-	in := &s3.ListObjectsV2Input{Bucket: &a.name, Prefix: &prefix}
-	if page != "" {
-		in.ContinuationToken = &page
+func (a *amazon) list(ctx context.Context, prefix, from string, limit int) ([]Entry, string, error) {
+	in := &s3.ListObjectsV2Input{Bucket: &a.name, Prefix: &prefix, MaxKeys: aws.Int32(int32(limit))}
+	if from != "" {
+		in.ContinuationToken = &from
 	}
 	got, err := a.client.ListObjectsV2(ctx, in)
 	if err != nil {

@@ -38,7 +38,7 @@ const (
 
 func dialAzure(a address) *Cloud {
 	who := account{bucket: a.String(), rights: "the role Storage Blob Data Contributor on it"}
-	return &Cloud{patience: usual, dial: func(context.Context) (provider, error) {
+	return &Cloud{patience: usual, page: usualPage, dial: func(context.Context) (provider, error) {
 		options := &container.ClientOptions{ClientOptions: policy.ClientOptions{
 			Retry: policy.RetryOptions{MaxRetries: -1}, // we do
 		}}
@@ -51,24 +51,20 @@ func dialAzure(a address) *Cloud {
 }
 
 func (a address) azureClient(who account, options *container.ClientOptions) (*container.Client, error) {
-	at, err := a.azureURL()
-	if err != nil {
-		return nil, err
+	key, signature, connection := os.Getenv(azureKey), os.Getenv(azureSignature), os.Getenv(azureConnection)
+	if key == "" && signature == "" && connection != "" && a.endpoint == "" {
+		return a.azureByConnection(connection, options)
 	}
-	signature, connection := os.Getenv(azureSignature), os.Getenv(azureConnection)
+	at, err := a.azureURL()
 	switch {
-	case os.Getenv(azureKey) != "":
-		return a.azureByKey(who, at, options)
+	case err != nil:
+		return nil, err
+	case key != "":
+		return a.azureByKey(who, at, key, options)
 	case a.endpoint != "":
 		return nil, refusal{fmt.Errorf("bucket %s has an endpoint of its own, which gets nothing that it could use elsewhere: set %s and %s", who.bucket, azureAccount, azureKey)}
 	case signature != "":
 		return container.NewClientWithNoCredential(at+"?"+strings.TrimPrefix(signature, "?"), options)
-	case connection != "":
-		client, err := container.NewClientFromConnectionString(connection, a.bucket, options)
-		if err != nil {
-			return nil, refusal{fmt.Errorf("%s is no connection string", azureConnection)} // of which nothing is told
-		}
-		return client, nil
 	}
 	identity, err := azidentity.NewDefaultAzureCredential(nil)
 	if err != nil {
@@ -79,12 +75,22 @@ func (a address) azureClient(who account, options *container.ClientOptions) (*co
 
 const azureHint = "give the service a managed identity, or set " + azureKey
 
-func (a address) azureByKey(who account, at string, options *container.ClientOptions) (*container.Client, error) {
-	key, err := container.NewSharedKeyCredential(os.Getenv(azureAccount), os.Getenv(azureKey))
+// Of a key or a string that is wrong nothing is told.
+
+func (a address) azureByKey(who account, at, key string, options *container.ClientOptions) (*container.Client, error) {
+	signer, err := container.NewSharedKeyCredential(os.Getenv(azureAccount), key)
 	if err != nil {
 		return nil, refusal{fmt.Errorf("bucket %s: %s must be the base64 key of the storage account", who.bucket, azureKey)}
 	}
-	return container.NewClientWithSharedKeyCredential(at, key, options)
+	return container.NewClientWithSharedKeyCredential(at, signer, options)
+}
+
+func (a address) azureByConnection(connection string, options *container.ClientOptions) (*container.Client, error) {
+	client, err := container.NewClientFromConnectionString(connection, a.bucket, options)
+	if err != nil {
+		return nil, refusal{fmt.Errorf("%s is no connection string", azureConnection)}
+	}
+	return client, nil
 }
 
 // azureURL is that of the container.
@@ -92,7 +98,7 @@ func (a address) azureURL() (string, error) {
 	endpoint := a.endpoint
 	if endpoint == "" {
 		name, domain := os.Getenv(azureAccount), os.Getenv(azureDomain)
-		if name == "" && os.Getenv(azureConnection) == "" {
+		if name == "" {
 			return "", refusal{fmt.Errorf("the storage account of bucket %s is not known: set %s", a, azureAccount)}
 		}
 		if domain == "" {
@@ -181,10 +187,11 @@ func (z *azure) remove(ctx context.Context, name string) error {
 	return z.explain(err)
 }
 
-func (z *azure) list(ctx context.Context, prefix, page string) ([]Entry, string, error) {
-	options := &container.ListBlobsFlatOptions{Prefix: &prefix}
-	if page != "" {
-		options.Marker = &page
+func (z *azure) list(ctx context.Context, prefix, from string, limit int) ([]Entry, string, error) {
+	most := int32(limit)
+	options := &container.ListBlobsFlatOptions{Prefix: &prefix, MaxResults: &most}
+	if from != "" {
+		options.Marker = &from
 	}
 	got, err := z.container.NewListBlobsFlatPager(options).NextPage(ctx)
 	if err != nil {

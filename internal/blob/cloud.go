@@ -26,6 +26,7 @@ import (
 type Cloud struct {
 	dial     func(ctx context.Context) (provider, error)
 	patience patience
+	page     int // entries that are asked for at once
 
 	mu   sync.Mutex
 	open provider // nil until the first use, so that a service starts fast
@@ -49,8 +50,9 @@ type provider interface {
 	// remove deletes an object; errAbsent if the cloud tells that there is none.
 	remove(ctx context.Context, name string) error
 
-	// list gives a page of entries, and where the next one starts: "" for none.
-	list(ctx context.Context, prefix, page string) (_ []Entry, next string, _ error)
+	// list gives at most so many entries, from where the list before ended, or
+	// from the start: "". It says where the next one starts: "" for none.
+	list(ctx context.Context, prefix, from string, limit int) (_ []Entry, next string, _ error)
 }
 
 // state is what a cloud knows about an object.
@@ -198,10 +200,11 @@ func (c *Cloud) List(ctx context.Context, prefix string) iter.Seq2[Entry, error]
 
 func (c *Cloud) list(ctx context.Context, prefix string) (all []Entry, err error) {
 	defer errs.Wrap(&err, "List(%s)", prefix)
-	for page, more := "", true; more; {
+	for from, more := "", true; more; {
 		var entries []Entry
+		var next string
 		err := c.persist(ctx, c.patience.answer, func(ctx context.Context, p provider) (err error) {
-			entries, page, err = p.list(ctx, prefix, page)
+			entries, next, err = p.list(ctx, prefix, from, c.page)
 			return err
 		})
 		if err != nil {
@@ -212,7 +215,7 @@ func (c *Cloud) list(ctx context.Context, prefix string) (all []Entry, err error
 				all = append(all, e)
 			}
 		}
-		more = page != ""
+		from, more = next, next != ""
 	}
 	slices.SortFunc(all, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
 	return all, nil

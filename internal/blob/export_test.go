@@ -11,9 +11,12 @@ func (f *Folder) StillMeans(name string, file *os.File) (bool, error) {
 	return ok, err
 }
 
-// Impatient makes a bucket of a cloud give up soon. Its attempts stay as many.
+// Impatient makes a bucket of a cloud give up soon, and list a few objects at a
+// time. Its attempts stay as many.
 func Impatient(b Bucket, answer time.Duration) Bucket {
-	b.(*Cloud).patience = patience{answer: answer, rate: usual.rate, tries: Tries, wait: time.Millisecond}
+	c := b.(*Cloud)
+	c.page = 3
+	c.patience = patience{answer: answer, rate: usual.rate, tries: Tries, wait: time.Millisecond}
 	return b
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -11,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"enkeyserver/internal/blob"
 	"enkeyserver/internal/blob/blobtest"
@@ -305,6 +308,30 @@ func TestCloudDrips(t *testing.T) {
 	})
 }
 
+// A long list comes in pages, and goes on after a fault between two of them.
+func TestCloudListsInPages(t *testing.T) {
+	eachCloud(t, patient, func(t *testing.T, s scene) {
+		var want []string
+		for i := range 7 {
+			want = append(want, fmt.Sprintf("us/%d.zip", i))
+			must(t, s.other.Create(t.Context(), want[i], blobtest.Text("x")))
+		}
+		var requests atomic.Int64
+		s.proxy.Arm(1000, func(*http.Request) bool { return requests.Add(1) == 2 }, blobtest.Answer(http.StatusServiceUnavailable))
+		var got []string
+		for entry, err := range s.bucket.List(t.Context(), "us/") {
+			must(t, err)
+			got = append(got, entry.Name)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("objects (-want +got):\n%s", diff)
+		}
+		if n := requests.Load(); n != 4 {
+			t.Errorf("%d requests were made, want 3 and a repeat", n)
+		}
+	})
+}
+
 // Whoever stops need not wait for the cloud.
 func TestCloudIsLeft(t *testing.T) {
 	eachCloud(t, time.Hour, func(t *testing.T, s scene) {
@@ -374,6 +401,13 @@ func TestCloudRefusals(t *testing.T) {
 			s.proxy.URL = strings.Replace(s.proxy.URL, "us-east-1", "eu-west-1", 1)
 			return s
 		}, "in another region", []emulators.Kind{emulators.Amazon}},
+		{"the region is wrong, and the right one is told", func(s scene) scene {
+			s.proxy.Arm(1000, blobtest.Anything, func(w http.ResponseWriter, r *http.Request, forward http.Handler) {
+				w.Header().Set("X-Amz-Bucket-Region", "eu-central-1")
+				blobtest.Answer(http.StatusMovedPermanently)(w, r, forward)
+			})
+			return s
+		}, "in another region, eu-central-1", []emulators.Kind{emulators.Amazon}},
 		{"the request is not understood", func(s scene) scene {
 			s.proxy.Arm(1000, blobtest.Anything, blobtest.Answer(http.StatusBadRequest))
 			return s

@@ -25,7 +25,7 @@ type google struct {
 // choice gets no credentials: whoever has a token has the bucket.
 func dialGoogle(a address) *Cloud {
 	who := account{bucket: a.String(), rights: "the role Storage Object User (roles/storage.objectUser) on it"}
-	return &Cloud{patience: usual, dial: func(ctx context.Context) (provider, error) {
+	return &Cloud{patience: usual, page: usualPage, dial: func(ctx context.Context) (provider, error) {
 		options := []option.ClientOption{option.WithScopes(storage.ScopeReadWrite)}
 		if a.endpoint != "" {
 			options = []option.ClientOption{option.WithEndpoint(strings.TrimSuffix(a.endpoint, "/") + "/storage/v1/"), option.WithoutAuthentication()}
@@ -123,13 +123,13 @@ func (g *google) remove(ctx context.Context, name string) error {
 	return g.explain(g.bucket.Object(name).Delete(ctx))
 }
 
-func (g *google) list(ctx context.Context, prefix, page string) ([]Entry, string, error) {
+func (g *google) list(ctx context.Context, prefix, from string, limit int) ([]Entry, string, error) {
 	query := &storage.Query{Prefix: prefix, Projection: storage.ProjectionNoACL}
 	if err := query.SetAttrSelection([]string{"Name", "Size", "Updated"}); err != nil {
 		return nil, "", err
 	}
 	var objects []*storage.ObjectAttrs
-	next, err := iterator.NewPager(g.bucket.Objects(ctx, query), 1000, page).NextPage(&objects)
+	next, err := iterator.NewPager(g.bucket.Objects(ctx, query), limit, from).NextPage(&objects)
 	if err != nil {
 		return nil, "", g.ofBucket(g.explain(err))
 	}

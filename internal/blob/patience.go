@@ -21,6 +21,9 @@ type patience struct {
 // seconds of waiting in all between the attempts.
 var usual = patience{answer: 30 * time.Second, rate: 256 << 10, tries: 6, wait: 200 * time.Millisecond}
 
+// usualPage is what every cloud gives at once.
+const usualPage = 1000
+
 // with is the patience with one attempt that has a body of this size.
 func (p patience) with(size int64) time.Duration {
 	return p.answer + time.Duration(size/max(p.rate, 1))*time.Second
