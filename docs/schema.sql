@@ -317,15 +317,6 @@ CREATE TABLE mirror_file (
     deleted_at timestamp with time zone
 );
 
-ALTER TABLE mirror_file ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY (
-    SEQUENCE NAME mirror_file_number_seq
-    START WITH 1
-    INCREMENT BY 1
-    NO MINVALUE
-    NO MAXVALUE
-    CACHE 1
-);
-
 ALTER TABLE mirror ALTER COLUMN mirror_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME mirror_mirror_id_seq
     START WITH 1

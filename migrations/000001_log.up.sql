@@ -294,13 +294,13 @@ CREATE TABLE mirror (
 );
 
 -- Each file that is or was in a mirror. Its row outlives it, since a name in a
--- bucket never stands for other bytes; only what was never copied is forgotten.
+-- bucket never stands for other bytes; only what was never listed is forgotten.
 CREATE TABLE mirror_file (
     mirror_id     integer     NOT NULL REFERENCES mirror,
     file          text        NOT NULL,              -- as the index there names it
-    number        bigint      GENERATED ALWAYS AS IDENTITY,  -- the order of our index
+    number        bigint      NOT NULL,              -- the order of our index
     object        text,                              -- in our bucket; NULL: it has no name there yet
-    size          bigint,
+    size          bigint,                            -- of the object, as the next; NULL: it was never listed
     sha256        bytea,
     start_at      timestamptz,                       -- in its header, as the next
     end_at        timestamptz,

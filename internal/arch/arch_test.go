@@ -36,7 +36,7 @@ var floors = [][]string{
 	{"exposure", "config", "database", "blob", "keys", "web", "remote"},
 	{"store", "exportfile", "certificate", "attestation", "app"},
 	{"revision", "job", "listing", "source"},
-	{"publish", "export", "cleanup", "rotation", "configuration", "phone", "jwks", "federation", "imports"},
+	{"publish", "export", "cleanup", "rotation", "configuration", "phone", "jwks", "federation", "imports", "mirror"},
 	{"operator", "system"},
 }
 
@@ -54,6 +54,9 @@ var outside = []struct {
 	{"github.com/golang-jwt/", []string{"certificate"}, "one home for each wire format"},
 	{"github.com/go-jose/", []string{"attestation", "exportfile", "jwks", "federation"}, "one home for each wire format"},
 	{"github.com/fxamacker/cbor/", []string{"attestation"}, "one home for each wire format"},
+	{"cloud.google.com/go/storage", []string{"blob"}, "one home for each cloud's buckets"},
+	{"github.com/aws/aws-sdk-go-v2/service/s3", []string{"blob"}, "one home for each cloud's buckets"},
+	{"github.com/Azure/azure-sdk-for-go/sdk/storage/", []string{"blob"}, "one home for each cloud's buckets"},
 	{"github.com/prometheus/", []string{"telemetry"}, "the day the library goes, one package changes"},
 	{"contrib.go.opencensus.io/", []string{"telemetry"}, "the day the library goes, one package changes"},
 	{"cloud.google.com/go/secretmanager/", []string{"secrets"}, "one home for each cloud's secrets"},

@@ -66,17 +66,26 @@ type File struct {
 
 // Download brings the file of an entry to the disk, in TMPDIR. The caller closes
 // it.
-func Download(ctx context.Context, c *remote.Client, root, entry string) (_ *File, err error) {
+func Download(ctx context.Context, c *remote.Client, root, entry string) (*File, error) {
 	address, err := Address(root, entry)
 	if err != nil {
 		return nil, err
 	}
+	return spool(func(w io.Writer) (int64, error) { return c.Download(ctx, address, maxFile, w) })
+}
+
+// Spool brings what is read to the disk, as Download does.
+func Spool(r io.Reader) (*File, error) {
+	return spool(func(w io.Writer) (int64, error) { return io.Copy(w, io.LimitReader(r, maxFile)) })
+}
+
+func spool(fill func(io.Writer) (int64, error)) (*File, error) {
 	f, err := nameless()
 	if err != nil {
 		return nil, err
 	}
 	hash := sha256.New()
-	n, err := c.Download(ctx, address, maxFile, io.MultiWriter(f, hash))
+	n, err := fill(io.MultiWriter(f, hash))
 	if err != nil {
 		f.Close()
 		return nil, err

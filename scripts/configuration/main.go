@@ -19,6 +19,7 @@ import (
 	"enkeyserver/internal/export"
 	"enkeyserver/internal/imports"
 	"enkeyserver/internal/jwks"
+	"enkeyserver/internal/mirror"
 	"enkeyserver/internal/publish"
 	"enkeyserver/internal/remote"
 	"enkeyserver/internal/revision"
@@ -37,6 +38,7 @@ var settings = map[string]any{
 	"cleanup.Settings":       cleanup.Settings{},
 	"imports.Settings":       imports.Settings{},
 	"jwks.Settings":          jwks.Settings{},
+	"mirror.Settings":        mirror.Settings{},
 	"remote.Settings":        remote.Settings{},
 	"revision.Settings":      revision.Settings{},
 	"rotation.Settings":      rotation.Settings{},
