@@ -366,7 +366,7 @@ CREATE TABLE export_batch (
     first_day        integer     NOT NULL,           -- the key days that it reads, as days since 1970
     last_day         integer     NOT NULL,
     parts            jsonb       NOT NULL,           -- the first (start, key) of each file
-    signing_keys     jsonb       NOT NULL,           -- newest first, as they stood
+    signing_keys     jsonb       NOT NULL,           -- the leading one first, as they stood
     cut_at           timestamptz NOT NULL,
     fence            bigint      NOT NULL DEFAULT 0, -- grows with each lease: an old holder cannot finish
     lease_until      timestamptz NOT NULL DEFAULT '-infinity',

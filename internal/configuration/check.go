@@ -175,7 +175,7 @@ func (c *checker) signingKeys() (all []store.SigningKeyConfig) {
 		}
 		from, thru := c.window("", k.From, k.Thru)
 		all = append(all, store.SigningKeyConfig{
-			Name: k.Name, KeyURL: k.Key, KeyID: k.ID, KeyVersion: k.Version, From: from, Thru: thru,
+			Name: k.Name, KeyURL: k.Key, KeyID: k.ID, KeyVersion: k.Version, From: from, Leads: c.leads(from, k.Leads, thru), Thru: thru,
 		})
 	}
 	return all
@@ -325,6 +325,15 @@ func (c *checker) window(of string, from, thru *time.Time) (time.Time, time.Time
 		c.problem("%sfrom must be before thru", of)
 	}
 	return timeOf(from), timeOf(thru)
+}
+
+// leads is when a signing key begins to lead.
+func (c *checker) leads(from time.Time, leads *time.Time, thru time.Time) time.Time {
+	at := timeOf(leads)
+	if leads != nil && (at.Before(from) || !thru.IsZero() && !at.Before(thru)) {
+		c.problem("leads must not be before from, and must be before thru")
+	}
+	return at
 }
 
 // references refuses what names something that will not be there, or is

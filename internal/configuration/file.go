@@ -56,13 +56,15 @@ type AuthorizedApp struct {
 	Attestation *attestation.Policy `yaml:"attestation,omitempty" json:"attestation,omitempty"`
 }
 
-// SigningKey signs the files of exports.
+// SigningKey signs the files of exports between From and Thru. Until Leads it is
+// rehearsed: it stands behind the keys that lead.
 type SigningKey struct {
 	Name    string     `yaml:"name" json:"name"`
 	Key     string     `yaml:"key" json:"key"` // URL
 	ID      string     `yaml:"id" json:"id"`
 	Version string     `yaml:"version" json:"version"`
 	From    *time.Time `yaml:"from,omitempty" json:"from,omitempty"`
+	Leads   *time.Time `yaml:"leads,omitempty" json:"leads,omitempty"`
 	Thru    *time.Time `yaml:"thru,omitempty" json:"thru,omitempty"`
 }
 

@@ -38,7 +38,8 @@ func FileOf(c store.Configuration, now time.Time) (_ File, err error) {
 	}
 	for _, k := range c.SigningKeys {
 		f.SigningKeys = append(f.SigningKeys, SigningKey{
-			Name: k.Name, Key: k.KeyURL, ID: k.KeyID, Version: k.KeyVersion, From: optional(k.From), Thru: optional(k.Thru),
+			Name: k.Name, Key: k.KeyURL, ID: k.KeyID, Version: k.KeyVersion,
+			From: optional(k.From), Leads: optional(k.Leads), Thru: optional(k.Thru),
 		})
 	}
 	for _, x := range c.Exports {

@@ -65,6 +65,9 @@ func NewPlan(current, wanted store.Configuration, others Others, now time.Time) 
 	if err := references(final); err != nil {
 		return Plan{}, err
 	}
+	if err := refuseGaps(final, p.now); err != nil {
+		return Plan{}, err
+	}
 	p.authorities()
 	p.apps()
 	p.signingKeys(final)
@@ -299,9 +302,20 @@ func (p *planner) note(final store.Configuration) {
 		p.noteApp(a)
 	}
 	for _, x := range final.Exports {
-		if len(x.SigningKeys) == 0 && !p.ended(x) {
-			p.Notes = append(p.Notes, fmt.Sprintf("export %s has no signing key: no file is made for it", x.Name))
-		}
+		p.noteSigning(x, final.SigningKeys)
+	}
+}
+
+func (p *planner) noteSigning(x store.ExportConfig, keys []store.SigningKeyConfig) {
+	if p.ended(x) {
+		return
+	}
+	if len(x.SigningKeys) == 0 {
+		p.Notes = append(p.Notes, fmt.Sprintf("export %s has no signing key: no file is made for it", x.Name))
+		return
+	}
+	for _, w := range SigningOf(x, keys, p.now).Warnings {
+		p.Notes = append(p.Notes, fmt.Sprintf("export %s: %s", x.Name, w.Text))
 	}
 }
 
@@ -370,6 +384,7 @@ func signingKeyFields(k store.SigningKeyConfig) []Field {
 		{Name: "id", New: k.KeyID},
 		{Name: "version", New: k.KeyVersion},
 		{Name: "from", New: at(k.From)},
+		{Name: "leads", New: at(k.Leads)},
 		{Name: "thru", New: at(k.Thru)},
 	}
 }

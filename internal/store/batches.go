@@ -174,7 +174,7 @@ type Index struct {
 	Bucket, Root string
 	Sequence     int64
 	Files        []IndexedFile // oldest first, all before the first unfinished batch
-	SigningKeys  []SigningKey  // valid at now, newest first; at most 10
+	SigningKeys  []SigningKey  // valid at now, the leading one first; at most 10
 }
 
 // IndexedFile is one entry of an index.
@@ -235,45 +235,6 @@ func readIndex(ctx context.Context, tx database.Tx, x indexRow, now time.Time) (
 		)
 		ORDER BY b.first_epoch, f.number`, x.ExportID)
 	return index, err
-}
-
-// maxSigningKeys is how many signatures phones read at most (protocol, section 4).
-const maxSigningKeys = 10
-
-// signingKeys gives the keys that sign for an export at a time, newest first.
-func signingKeys(ctx context.Context, tx database.Tx, exportID int, now time.Time) ([]SigningKey, error) {
-	type row struct{ Name, KeyURL, KeyID, KeyVersion string }
-	rows, err := database.All[row](ctx, tx, `
-		SELECT   k.name, k.key_url, k.key_id, k.key_version
-		FROM     export_signing_key l
-		JOIN     signing_key k USING (name)
-		WHERE    l.export_id = $1 AND k.valid_from <= $2 AND k.valid_thru > $2
-		ORDER BY k.valid_from DESC, k.name DESC
-		LIMIT    $3`, exportID, now, maxSigningKeys)
-	keys := []SigningKey{}
-	for _, r := range rows {
-		keys = append(keys, SigningKey{Name: r.Name, URL: r.KeyURL, ID: r.KeyID, Version: r.KeyVersion})
-	}
-	return keys, err
-}
-
-// indexKeys gives the keys that sign an index: those that sign files, or, where
-// none is left because the export has ended, the last that did. Its files must
-// still be taken out of the index when their time comes.
-func indexKeys(ctx context.Context, tx database.Tx, exportID int, now time.Time) ([]SigningKey, error) {
-	keys, err := signingKeys(ctx, tx, exportID, now)
-	if err != nil || len(keys) > 0 {
-		return keys, err
-	}
-	last, ok, err := database.One[struct{ Ended pgtime }](ctx, tx, `
-		SELECT max(k.valid_thru) AS ended
-		FROM   export_signing_key l
-		JOIN   signing_key k USING (name)
-		WHERE  l.export_id = $1 AND k.valid_thru <= $2`, exportID, now)
-	if err != nil || !ok || last.Ended.IsZero() {
-		return keys, err
-	}
-	return signingKeys(ctx, tx, exportID, last.Ended.Add(-time.Microsecond))
 }
 
 // RenumberIndex gives an export's index a new sequence number, so that the next

@@ -49,7 +49,7 @@ type AppConfig struct {
 // SigningKeyConfig is a key with which exports can be signed.
 type SigningKeyConfig struct {
 	Name, KeyURL, KeyID, KeyVersion string
-	From, Thru                      time.Time
+	From, Leads, Thru               time.Time // see SigningOrder
 }
 
 // ExportConfig is an export. Its bucket and root never change.
@@ -200,21 +200,14 @@ func readAuthorityConfigs(ctx context.Context, tx database.Tx) ([]AuthorityConfi
 }
 
 func readSigningKeyConfigs(ctx context.Context, tx database.Tx) (all []SigningKeyConfig, err error) {
-	type row struct {
-		Name, KeyURL, KeyID, KeyVersion string
-		ValidFrom, ValidThru            pgtime
-	}
-	for r, err := range database.Each[row](ctx, tx, `
-		SELECT   name, key_url, key_id, key_version, valid_from, valid_thru
+	for r, err := range database.Each[signingKeyRow](ctx, tx, `
+		SELECT   name, key_url, key_id, key_version, valid_from, leads_from, valid_thru
 		FROM     signing_key
 		ORDER BY name`) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, SigningKeyConfig{
-			Name: r.Name, KeyURL: r.KeyURL, KeyID: r.KeyID, KeyVersion: r.KeyVersion,
-			From: r.ValidFrom.bound(), Thru: r.ValidThru.bound(),
-		})
+		all = append(all, r.config())
 	}
 	return all, nil
 }
@@ -387,12 +380,12 @@ func (w configurator) putApp(a AppConfig) (err error) {
 func (w configurator) putSigningKey(k SigningKeyConfig) (err error) {
 	defer errs.Wrap(&err, "signing key %s", k.Name)
 	return w.exec(`
-		INSERT INTO signing_key (name, key_url, key_id, key_version, valid_from, valid_thru)
-		VALUES ($1, $2, $3, $4, coalesce($5::timestamptz, '-infinity'), coalesce($6::timestamptz, 'infinity'))
+		INSERT INTO signing_key (name, key_url, key_id, key_version, valid_from, leads_from, valid_thru)
+		VALUES ($1, $2, $3, $4, coalesce($5::timestamptz, '-infinity'), coalesce($6::timestamptz, '-infinity'), coalesce($7::timestamptz, 'infinity'))
 		ON CONFLICT (name) DO UPDATE
 		SET key_url = excluded.key_url, key_id = excluded.key_id, key_version = excluded.key_version,
-		    valid_from = excluded.valid_from, valid_thru = excluded.valid_thru`,
-		k.Name, k.KeyURL, k.KeyID, k.KeyVersion, unbounded(k.From), unbounded(k.Thru))
+		    valid_from = excluded.valid_from, leads_from = excluded.leads_from, valid_thru = excluded.valid_thru`,
+		k.Name, k.KeyURL, k.KeyID, k.KeyVersion, unbounded(k.From), unbounded(k.Leads), unbounded(k.Thru))
 }
 
 // putExport leaves the bucket and root of an export that is there alone.

@@ -110,7 +110,7 @@ func (o *Office) Publisher() *listing.Publisher {
 // SigningKey describes a signing key for AddSigningKey.
 type SigningKey struct {
 	Name, ID, Version string
-	From, Thru        time.Time // zero: no limit
+	From, Leads, Thru time.Time // zero: no limit
 }
 
 // AddSigningKey makes a signing key, which phones trust from now on.
@@ -123,9 +123,9 @@ func (o *Office) AddSigningKey(k SigningKey) {
 	}
 	o.trusted = append(o.trusted, exportfile.PublicKey{ID: k.ID, Version: k.Version, Key: public.(*ecdsa.PublicKey)})
 	o.Must(`
-		INSERT INTO signing_key (name, key_url, key_id, key_version, valid_from, valid_thru)
-		VALUES ($1, $2, $3, $4, coalesce($5::timestamptz, '-infinity'), coalesce($6::timestamptz, 'infinity'))`,
-		k.Name, "file://"+path, k.ID, k.Version, orNull(k.From), orNull(k.Thru))
+		INSERT INTO signing_key (name, key_url, key_id, key_version, valid_from, leads_from, valid_thru)
+		VALUES ($1, $2, $3, $4, coalesce($5::timestamptz, '-infinity'), coalesce($6::timestamptz, '-infinity'), coalesce($7::timestamptz, 'infinity'))`,
+		k.Name, "file://"+path, k.ID, k.Version, orNull(k.From), orNull(k.Leads), orNull(k.Thru))
 }
 
 func orNull(t time.Time) *time.Time {
