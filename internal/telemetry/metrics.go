@@ -30,10 +30,19 @@ var (
 	outcomeKey  = tag.MustNewKey("outcome")
 	platformKey = tag.MustNewKey("platform")
 
+	neighbourKey = tag.MustNewKey("neighbour")
+	reasonKey    = tag.MustNewKey("reason")
+
 	requestSeconds = stats.Float64("en/http/request_seconds", "time to answer a request", stats.UnitSeconds)
 	jobSeconds     = stats.Float64("en/job/run_seconds", "time that a run of a job took", stats.UnitSeconds)
 	attested       = stats.Int64("en/upload/attested", "uploads of the last seven whole days", stats.UnitDimensionless)
 	jobSuccess     = stats.Float64("en/job/success_time", "when a job last did its work", stats.UnitSeconds)
+
+	neighbourKeys      = stats.Int64("en/neighbour/keys", "keys taken over from a neighbour", stats.UnitDimensionless)
+	neighbourRevisions = stats.Int64("en/neighbour/revisions", "revisions taken over from a neighbour", stats.UnitDimensionless)
+	neighbourDropped   = stats.Int64("en/neighbour/dropped", "keys and revisions of a neighbour that were left out", stats.UnitDimensionless)
+	neighbourSuccess   = stats.Float64("en/neighbour/success_time", "when we last had all that a neighbour had", stats.UnitSeconds)
+	neighbourLag       = stats.Float64("en/neighbour/lag", "how far we are behind a neighbour", stats.UnitSeconds)
 )
 
 // views are all metrics that this system shows. Their names follow the custom
@@ -82,6 +91,41 @@ var views = []*view.View{
 		TagKeys:     []tag.Key{platformKey, outcomeKey},
 		Aggregation: view.LastValue(),
 	},
+	{
+		Name:        "en_neighbour_keys_total",
+		Description: "Keys that were taken over from a neighbour.",
+		Measure:     neighbourKeys,
+		TagKeys:     []tag.Key{neighbourKey},
+		Aggregation: view.Sum(),
+	},
+	{
+		Name:        "en_neighbour_revisions_total",
+		Description: "Revisions that were taken over from a neighbour.",
+		Measure:     neighbourRevisions,
+		TagKeys:     []tag.Key{neighbourKey},
+		Aggregation: view.Sum(),
+	},
+	{
+		Name:        "en_neighbour_dropped_total",
+		Description: "Keys and revisions of a neighbour that were left out, by reason.",
+		Measure:     neighbourDropped,
+		TagKeys:     []tag.Key{neighbourKey, reasonKey},
+		Aggregation: view.Sum(),
+	},
+	{
+		Name:        "en_neighbour_last_success_timestamp_seconds",
+		Description: "When we last had all that a neighbour had, in seconds since 1970.",
+		Measure:     neighbourSuccess,
+		TagKeys:     []tag.Key{neighbourKey},
+		Aggregation: view.LastValue(),
+	},
+	{
+		Name:        "en_neighbour_lag_seconds",
+		Description: "How far we were behind a neighbour after the last run that asked it, in seconds.",
+		Measure:     neighbourLag,
+		TagKeys:     []tag.Key{neighbourKey},
+		Aggregation: view.LastValue(),
+	},
 }
 
 // MetricsHandler shows all metrics in the text form of Prometheus. What was
@@ -123,6 +167,26 @@ func RecordAttested(ctx context.Context, platform, outcome string, n int64) {
 		tag.Upsert(platformKey, platform),
 		tag.Upsert(outcomeKey, outcome),
 	}, attested.M(n))
+}
+
+// RecordNeighbourPage counts what was taken over from a neighbour, by its name in
+// our configuration, and what was left out, by reasons out of our own words.
+func RecordNeighbourPage(ctx context.Context, neighbour string, keys, revisions int, dropped map[string]int) {
+	name := tag.Upsert(neighbourKey, neighbour)
+	record(ctx, []tag.Mutator{name}, neighbourKeys.M(int64(keys)), neighbourRevisions.M(int64(revisions)))
+	for reason, n := range dropped {
+		record(ctx, []tag.Mutator{name, tag.Upsert(reasonKey, reason)}, neighbourDropped.M(int64(n)))
+	}
+}
+
+// RecordNeighbour shows how it stands with a neighbour after a run: when we last
+// had all that it had (zero: never), and how far we are behind it.
+func RecordNeighbour(ctx context.Context, neighbour string, succeeded time.Time, lag time.Duration) {
+	measured := []stats.Measurement{neighbourLag.M(lag.Seconds())}
+	if !succeeded.IsZero() {
+		measured = append(measured, neighbourSuccess.M(float64(succeeded.Unix())))
+	}
+	record(ctx, []tag.Mutator{tag.Upsert(neighbourKey, neighbour)}, measured...)
 }
 
 // record drops what cannot be recorded: a metric is never worth a request.

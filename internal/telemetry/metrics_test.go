@@ -34,6 +34,10 @@ func TestMetrics(t *testing.T) {
 	telemetry.RecordAttested(ctx, "android", "doubtful", 4)
 	telemetry.RecordAttested(ctx, "android", "doubtful", 3)
 
+	telemetry.RecordNeighbourPage(ctx, "ca", 5, 1, map[string]int{"too old": 2})
+	telemetry.RecordNeighbourPage(ctx, "ca", 2, 0, nil)
+	telemetry.RecordNeighbour(ctx, "ca", noon, 90*time.Second)
+
 	want := []string{
 		`en_http_request_duration_seconds_bucket{route="POST /v1/publish",le="0.001"} 0`,
 		`en_http_request_duration_seconds_bucket{route="POST /v1/publish",le="0.025"} 2`,
@@ -45,6 +49,11 @@ func TestMetrics(t *testing.T) {
 		`en_job_runs_total{job="seal",outcome="busy"} 1`,
 		`en_job_runs_total{job="seal",outcome="failure"} 1`,
 		`en_job_runs_total{job="seal",outcome="success"} 1`,
+		`en_neighbour_dropped_total{neighbour="ca",reason="too old"} 2`,
+		`en_neighbour_keys_total{neighbour="ca"} 7`,
+		`en_neighbour_lag_seconds{neighbour="ca"} 90`,
+		`en_neighbour_last_success_timestamp_seconds{neighbour="ca"} 1.6045776e+09`,
+		`en_neighbour_revisions_total{neighbour="ca"} 1`,
 		`en_upload_attested_7d{outcome="doubtful",platform="android"} 3`,
 	}
 	names := strings.NewReplacer(route, "POST /v1/publish", job, "seal")
