@@ -45,6 +45,7 @@ type Embedding interface{ common() Settings }
 type App struct {
 	settings Settings
 	log      *slog.Logger
+	secrets  *secrets.Resolver
 	warned   map[string]bool
 
 	// The two parts of a stop; see shutdown.
@@ -77,7 +78,7 @@ func start[S Embedding](ctx context.Context, stderr io.Writer, run func(ctx cont
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbagePercent)
 	}
-	s, err := read[S](ctx)
+	s, resolver, err := read[S](ctx)
 	if err != nil {
 		fmt.Fprintf(stderr, "%s: %s\n", name, oneLine(err))
 		return 1
@@ -88,6 +89,7 @@ func start[S Embedding](ctx context.Context, stderr io.Writer, run func(ctx cont
 		return 1
 	}
 	a := newApp(s.common(), log.With("service", name))
+	a.secrets = resolver
 	slog.SetDefault(a.log)
 	err = a.run(func() error { return run(ctx, a, s) })
 	// A signal may come before the service listens; that is a stop too.
@@ -101,13 +103,12 @@ func start[S Embedding](ctx context.Context, stderr io.Writer, run func(ctx cont
 
 // read fills the settings from the environment and from the secrets that it
 // refers to.
-func read[S any](ctx context.Context) (s S, err error) {
-	resolver, err := OpenSecrets(ctx)
-	if err != nil {
-		return s, err
+func read[S any](ctx context.Context) (s S, resolver *secrets.Resolver, err error) {
+	if resolver, err = OpenSecrets(ctx); err != nil {
+		return s, nil, err
 	}
 	err = config.Read(ctx, &s, resolver)
-	return s, err
+	return s, resolver, err
 }
 
 // run makes an error of a panic.
@@ -126,6 +127,12 @@ func (a *App) run(f func() error) (err error) {
 // Now is the service's clock: the true time, and in development moved on by
 // DEBUG_CLOCK_OFFSET.
 func (a *App) Now() time.Time { return time.Now().Add(a.settings.ClockOffset) }
+
+// Secret gives what a secret:// reference stands for that was found elsewhere
+// than in the environment.
+func (a *App) Secret(ctx context.Context, ref string) (string, error) {
+	return a.secrets.Value(ctx, ref)
+}
 
 // oneLine keeps joined errors on the line that is promised.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -49,6 +49,10 @@ func run(ctx context.Context, a *app.App, s settings) error {
 		panic("boom")
 	case "password":
 		fmt.Println(s.Database.Password)
+	case "secret":
+		value, err := a.Secret(ctx, "secret://file/found-elsewhere")
+		fmt.Println(value)
+		return err
 	case "clock":
 		fmt.Println(time.Until(a.Now()).Round(time.Minute))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -85,7 +86,7 @@ func (v variable) keep(s secret) {
 	if !v.owner.Addr().CanInterface() {
 		return
 	}
-	if keeper, ok := v.owner.Addr().Interface().(Keeper); ok {
+	if keeper, ok := reflect.TypeAssert[Keeper](v.owner.Addr()); ok {
 		keeper.KeepSecret(v.name, s.current, s.renewed)
 	}
 }

@@ -64,8 +64,7 @@ func (d *down) Unwrap() error { return d.cause }
 
 // brief is an error as one short line, without the address that was asked.
 func brief(err error) string {
-	var asked *url.Error
-	if errors.As(err, &asked) {
+	if asked, ok := errors.AsType[*url.Error](err); ok {
 		err = asked.Err
 	}
 	words := []rune(strings.Join(strings.Fields(err.Error()), " "))

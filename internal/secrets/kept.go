@@ -101,10 +101,8 @@ func (r *Resolver) ask(ctx context.Context, id identity, k *kept) ([]byte, error
 	})
 	select {
 	case a := <-answer:
-		if a.Err != nil {
-			return nil, a.Err
-		}
-		return a.Val.([]byte), nil
+		content, _ := a.Val.([]byte) // it is nothing else
+		return content, a.Err
 	case <-ctx.Done():
 		return nil, &down{id, ctx.Err()}
 	}

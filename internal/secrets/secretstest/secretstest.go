@@ -5,6 +5,7 @@ package secretstest
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"strings"
 	"sync"
@@ -98,12 +99,10 @@ func Run(t *testing.T, m Manager, open func(t *testing.T, timeout time.Duration,
 		"rotated": testRotated, "ruined": testRuined,
 	}
 	if _, ok := m.(Server); ok {
-		for name, test := range map[string]func(*testing.T, *bench){
+		maps.Copy(tests, map[string]func(*testing.T, *bench){
 			"refused": testRefused, "refused later": testRefusedLater, "faults": testFaults, "down": testDown,
 			"down later": testDownLater, "asked once": testAskedOnce, "given up": testGivenUp,
-		} {
-			tests[name] = test
-		}
+		})
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

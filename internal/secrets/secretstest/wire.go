@@ -3,6 +3,7 @@ package secretstest
 import (
 	"encoding/json"
 	"encoding/pem"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -61,9 +62,7 @@ func answer(w http.ResponseWriter, r *http.Request, record *httptest.ResponseRec
 		return
 	}
 	body := record.Body.Bytes()
-	for name, values := range record.Header() {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), record.Header())
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(record.Code)
 	if fault == "" {
