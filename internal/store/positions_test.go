@@ -146,7 +146,8 @@ func TestNeighboursAreToldTheirShare(t *testing.T) {
 	}{
 		{"one region, and no other is told", store.Share{Regions: []string{"US"}}, []exposure.Exposure{key(1, "US"), key(2, "US"), key(4, "US"), key(5, "US")}},
 		{
-			"two regions", store.Share{Regions: []string{"CA", "MX"}},
+			"two regions",
+			store.Share{Regions: []string{"CA", "MX"}},
 			[]exposure.Exposure{key(2, "CA"), key(3, "CA"), key(4, "MX"), key(5, "CA"), key(6, "MX")},
 		},
 		{"what is excluded wins", store.Share{Regions: []string{"US"}, Excluded: []string{"CA"}}, []exposure.Exposure{key(1, "US"), key(4, "US")}},

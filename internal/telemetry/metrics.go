@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"contrib.go.opencensus.io/exporter/prometheus"
+	"go.opencensus.io/plugin/ocgrpc"
 	"go.opencensus.io/stats"
 	"go.opencensus.io/stats/view"
 	"go.opencensus.io/tag"
@@ -29,6 +30,7 @@ var (
 	jobKey      = tag.MustNewKey("job")
 	outcomeKey  = tag.MustNewKey("outcome")
 	platformKey = tag.MustNewKey("platform")
+	kindKey     = tag.MustNewKey("kind")
 
 	neighbourKey = tag.MustNewKey("neighbour")
 	reasonKey    = tag.MustNewKey("reason")
@@ -36,6 +38,7 @@ var (
 	requestSeconds = stats.Float64("en/http/request_seconds", "time to answer a request", stats.UnitSeconds)
 	jobSeconds     = stats.Float64("en/job/run_seconds", "time that a run of a job took", stats.UnitSeconds)
 	attested       = stats.Int64("en/upload/attested", "uploads of the last seven whole days", stats.UnitDimensionless)
+	told           = stats.Int64("en/neighbour/told", "keys that a neighbour was told", stats.UnitDimensionless)
 	jobSuccess     = stats.Float64("en/job/success_time", "when a job last did its work", stats.UnitSeconds)
 
 	neighbourKeys      = stats.Int64("en/neighbour/keys", "keys taken over from a neighbour", stats.UnitDimensionless)
@@ -126,6 +129,20 @@ var views = []*view.View{
 		TagKeys:     []tag.Key{neighbourKey},
 		Aggregation: view.LastValue(),
 	},
+	{
+		Name:        "en_neighbour_told_total",
+		Description: "Keys that a neighbour was told, by kind (key, revision).",
+		Measure:     told,
+		TagKeys:     []tag.Key{neighbourKey, kindKey},
+		Aggregation: view.Sum(),
+	},
+	{
+		// Without the method, which whoever calls may make up.
+		Name:        "en_neighbour_answer_bytes",
+		Description: "Size of answers to neighbours, in bytes.",
+		Measure:     ocgrpc.ServerSentBytesPerRPC,
+		Aggregation: view.Distribution(1<<10, 16<<10, 64<<10, 256<<10, 1<<20, 4<<20),
+	},
 }
 
 // MetricsHandler shows all metrics in the text form of Prometheus. What was
@@ -187,6 +204,12 @@ func RecordNeighbour(ctx context.Context, neighbour string, succeeded time.Time,
 		measured = append(measured, neighbourSuccess.M(float64(succeeded.Unix())))
 	}
 	record(ctx, []tag.Mutator{tag.Upsert(neighbourKey, neighbour)}, measured...)
+}
+
+// RecordTold counts the keys that a neighbour was told.
+func RecordTold(ctx context.Context, neighbour string, keys, revisions int) {
+	record(ctx, []tag.Mutator{tag.Upsert(neighbourKey, neighbour), tag.Upsert(kindKey, "key")}, told.M(int64(keys)))
+	record(ctx, []tag.Mutator{tag.Upsert(neighbourKey, neighbour), tag.Upsert(kindKey, "revision")}, told.M(int64(revisions)))
 }
 
 // record drops what cannot be recorded: a metric is never worth a request.

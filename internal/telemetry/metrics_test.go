@@ -33,6 +33,9 @@ func TestMetrics(t *testing.T) {
 
 	telemetry.RecordAttested(ctx, "android", "doubtful", 4)
 	telemetry.RecordAttested(ctx, "android", "doubtful", 3)
+	neighbour := rand.Text()
+	telemetry.RecordTold(ctx, neighbour, 500, 2)
+	telemetry.RecordTold(ctx, neighbour, 100, 0)
 
 	telemetry.RecordNeighbourPage(ctx, "ca", 5, 1, map[string]int{"too old": 2})
 	telemetry.RecordNeighbourPage(ctx, "ca", 2, 0, nil)
@@ -54,9 +57,11 @@ func TestMetrics(t *testing.T) {
 		`en_neighbour_lag_seconds{neighbour="ca"} 90`,
 		`en_neighbour_last_success_timestamp_seconds{neighbour="ca"} 1.6045776e+09`,
 		`en_neighbour_revisions_total{neighbour="ca"} 1`,
+		`en_neighbour_told_total{kind="key",neighbour="ca"} 600`,
+		`en_neighbour_told_total{kind="revision",neighbour="ca"} 2`,
 		`en_upload_attested_7d{outcome="doubtful",platform="android"} 3`,
 	}
-	names := strings.NewReplacer(route, "POST /v1/publish", job, "seal")
+	names := strings.NewReplacer(route, "POST /v1/publish", job, "seal", neighbour, "ca")
 	shown := names.Replace(scrape(t, handler))
 	var got []string
 	for _, line := range want {
