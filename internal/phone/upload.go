@@ -37,6 +37,8 @@ type Diagnosis struct {
 	Report exposure.Report
 	Onset  exposure.Interval // of symptoms; 0: not known
 	Risk   int32             // transmission risk of every key; the deployed app never sends 0
+
+	Traveler bool // the owner has been abroad
 }
 
 // Upload is a publish request, ready to be sent, and sent again as it is.
@@ -118,16 +120,17 @@ func (p *Phone) PrepareKeys(app string, authority Authority, d Diagnosis, own []
 	if up.Proof, err = p.Device.prove(up.Digest, now); err != nil {
 		return nil, err
 	}
-	up.Body, err = up.encode(app, d.Onset, p.Device.size())
+	up.Body, err = up.encode(app, d, p.Device.size())
 	return up, err
 }
 
-func (up *Upload) encode(app string, onset exposure.Interval, size int) ([]byte, error) {
+func (up *Upload) encode(app string, d Diagnosis, size int) ([]byte, error) {
 	r := publishRequest{
 		App:         app,
 		Certificate: up.Certificate,
 		HMACKey:     up.HMACKey,
-		Onset:       int32(onset),
+		Onset:       int32(d.Onset),
+		Traveler:    d.Traveler,
 		Token:       up.Token,
 		Platform:    up.Platform,
 		Proof:       up.Proof,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -38,6 +39,7 @@ type fire struct {
 	front   *front
 	ledger  *ledger
 	watches []*watch
+	roots   []string  // of the exports, at the end
 	ended   time.Time // of export us2
 
 	kills, stops, crashes, cuts, batches, applies atomic.Int64
@@ -68,19 +70,27 @@ func TestFire(t *testing.T) {
 func light(t *testing.T) *fire {
 	t.Helper()
 	noon := time.Now().UTC().Truncate(24 * time.Hour).Add((24 + 12) * time.Hour)
-	sys, err := system.New(t.Context(), system.Options{
-		Binaries: binaries,
-		Clock:    noon.Add(-*fireFor / 2),
-		Durable:  true, // what a crash of PostgreSQL may take is a promise broken
-		Exports:  []configuration.Export{exportOf("us", "US"), exportOf("na", "US", "CA"), exportOf("us2", "US")},
-		Environment: map[string]string{
-			"DEBUG_SEAL_NOW":            "true",
-			"EXPORT_FILE_MIN_RECORDS":   strconv.Itoa(fireMinRecords),
-			"EXPORT_FILE_PADDING_RANGE": "10",
-			"EXPORT_FILE_MIN_REVISED":   strconv.Itoa(fireMinRevised),
-			"DB_POOL_MAX_CONNS":         "8",
-		},
+	return lightWith(t, []string{"us", "na", "us2", "ca"}, system.Options{
+		Clock:   noon.Add(-*fireFor / 2),
+		Durable: true, // what a crash of PostgreSQL may take is a promise broken
+		Exports: []configuration.Export{exportOf("us", "US"), exportOf("na", "US", "CA"), exportOf("us2", "US")},
 	})
+}
+
+// lightWith starts a system that has these exports in the end.
+func lightWith(t *testing.T, roots []string, o system.Options) *fire {
+	t.Helper()
+	o.Binaries = binaries
+	environment := map[string]string{
+		"DEBUG_SEAL_NOW":            "true",
+		"EXPORT_FILE_MIN_RECORDS":   strconv.Itoa(fireMinRecords),
+		"EXPORT_FILE_PADDING_RANGE": "10",
+		"EXPORT_FILE_MIN_REVISED":   strconv.Itoa(fireMinRevised),
+		"DB_POOL_MAX_CONNS":         "8",
+	}
+	maps.Copy(environment, o.Environment)
+	o.Environment = environment
+	sys, err := system.New(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +102,7 @@ func light(t *testing.T) *fire {
 			t.Error(err)
 		}
 	})
-	f := &fire{System: sys, t: t, ledger: newLedger(), front: newFront(t, sys)}
+	f := &fire{System: sys, t: t, ledger: newLedger(), front: newFront(t, sys), roots: roots}
 	if err := sys.Up(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +160,7 @@ func (f *fire) burn(ctx context.Context) {
 	all.Go(func() { f.scheduler(ctx, 700*time.Millisecond, f.expireLeases) })
 	all.Go(func() { f.crasher(ctx) })
 	all.Go(func() { f.operator(ctx) })
-	for _, root := range []string{"us", "na", "us2", "ca"} {
+	for _, root := range f.roots {
 		w := newWatch(f.t, f.System, root)
 		f.watches = append(f.watches, w)
 		all.Go(func() { w.run(ctx) })
@@ -231,7 +241,7 @@ func describe(keys []exposure.Submitted, report exposure.Report, regions []strin
 // Whatever burns, no answer may be a refusal: the phone would never try again.
 func (f *fire) send(ctx context.Context, p *phone.Phone, app string, report exposure.Report, keys []exposure.Submitted) bool {
 	now := f.Now()
-	d := phone.Diagnosis{Report: report, Onset: exposure.IntervalOf(now.Add(-96 * time.Hour)), Risk: 2}
+	d := phone.Diagnosis{Report: report, Onset: exposure.IntervalOf(now.Add(-96 * time.Hour)), Risk: 2, Traveler: rand.IntN(4) == 0}
 	up, err := p.PrepareKeys(app, f.Authority, d, keys, now)
 	if err != nil {
 		f.t.Error(err)
@@ -377,6 +387,14 @@ func (f *fire) drain(ctx context.Context) {
 	// Connections from before the crash fail once each.
 	for f.expireLeases(ctx) != nil && wait(ctx, 10*time.Millisecond) {
 	}
+	f.publish(ctx)
+	for _, w := range f.watches {
+		w.look(ctx)
+	}
+}
+
+// publish seals, cuts and writes until there is nothing left to do.
+func (f *fire) publish(ctx context.Context) {
 	for quiet := 0; quiet < 2; {
 		cut, err := f.CreateBatches(ctx)
 		if err != nil {
@@ -390,9 +408,6 @@ func (f *fire) drain(ctx context.Context) {
 		if cut.Busy || cut.Epochs+cut.Batches+done.Batches+done.Indexes > 0 || done.More {
 			quiet = 0
 		}
-	}
-	for _, w := range f.watches {
-		w.look(ctx)
 	}
 }
 

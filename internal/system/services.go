@@ -11,6 +11,7 @@ import (
 	"enkeyserver/internal/cleanup"
 	"enkeyserver/internal/errs"
 	"enkeyserver/internal/export"
+	"enkeyserver/internal/federation/pull"
 )
 
 // The services that every system needs. The names are those of their programs.
@@ -19,6 +20,12 @@ const (
 	Batcher  = "export-batcher"
 	Worker   = "export-worker"
 	Cleanup  = "cleanup"
+)
+
+// Services that a system needs when it has neighbours.
+const (
+	FederationIn  = "federation-in"
+	FederationOut = "federation-out"
 )
 
 // Up starts one instance of each service and waits until they are ready.
@@ -86,4 +93,9 @@ func (s *System) CleanupExposures(ctx context.Context) (cleanup.Forgotten, error
 // CleanupExports is the scheduler's call of the cleanup that removes files.
 func (s *System) CleanupExports(ctx context.Context) (cleanup.Removed, error) {
 	return trigger[cleanup.Removed](ctx, s, Cleanup, "/cleanup-exports")
+}
+
+// Sync is the scheduler's call of the service that asks neighbours for keys.
+func (s *System) Sync(ctx context.Context) (pull.Pulled, error) {
+	return trigger[pull.Pulled](ctx, s, FederationIn, "/sync")
 }

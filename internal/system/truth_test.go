@@ -21,6 +21,8 @@ type logRow struct {
 	Period        int32
 	Report        exposure.Report
 	Regions       []string
+	Traveler      bool
+	Origin        int // 0: our own apps
 	Padding       bool
 	Epoch         int
 	SealedAt      time.Time
@@ -36,12 +38,15 @@ type cutRow struct {
 	Export                       string
 	FirstEpoch, LastEpoch        int
 	InputRegions, ExcludeRegions []string
-	Travelers                    string
+	Travelers, Provenance        string
 }
 
 func (c cutRow) covers(r *logRow) bool {
-	f := store.Filter{InputRegions: c.InputRegions, ExcludeRegions: c.ExcludeRegions, Travelers: store.Travelers(c.Travelers)}
-	return r != nil && c.FirstEpoch <= r.Epoch && r.Epoch <= c.LastEpoch && f.Covers(r.Regions, false, 0)
+	f := store.Filter{
+		InputRegions: c.InputRegions, ExcludeRegions: c.ExcludeRegions,
+		Travelers: store.Travelers(c.Travelers), Provenance: store.Provenance(c.Provenance),
+	}
+	return r != nil && c.FirstEpoch <= r.Epoch && r.Epoch <= c.LastEpoch && f.Covers(r.Regions, r.Traveler, r.Origin)
 }
 
 // truth is what is checked after the fire: the ledger of the phones against the
@@ -50,6 +55,7 @@ type truth struct {
 	t         *testing.T
 	now       time.Time
 	ledger    *ledger
+	roots     []string // of the exports
 	histories map[exposure.Key]*history
 	waiting   map[exposure.Key]bool // in arrivals
 	batches   map[string][]cutRow
@@ -80,14 +86,14 @@ func (f *fire) check(ctx context.Context) {
 
 func (f *fire) readTruth(ctx context.Context) (*truth, error) {
 	tr := &truth{
-		t: f.t, now: f.Now(), ledger: f.ledger,
+		t: f.t, now: f.Now(), ledger: f.ledger, roots: f.roots,
 		histories: map[exposure.Key]*history{}, waiting: map[exposure.Key]bool{},
 		batches: map[string][]cutRow{}, published: map[string]system.Published{},
 	}
 	if err := tr.readLog(ctx, f.Store.DB); err != nil {
 		return nil, err
 	}
-	arrivals, err := database.All[[]byte](ctx, f.Store.DB, `SELECT key FROM arrival`)
+	arrivals, err := database.All[[]byte](ctx, f.Store.DB, `SELECT key FROM arrival WHERE origin = 0`)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +101,7 @@ func (f *fire) readTruth(ctx context.Context) (*truth, error) {
 		tr.waiting[exposure.Key(key)] = true
 	}
 	cuts, err := database.All[cutRow](ctx, f.Store.DB, `
-		SELECT   x.name AS export, b.first_epoch, b.last_epoch, b.input_regions, b.exclude_regions, b.travelers
+		SELECT   x.name AS export, b.first_epoch, b.last_epoch, b.input_regions, b.exclude_regions, b.travelers, b.provenance
 		FROM     export_batch b
 		JOIN     export x USING (export_id)
 		ORDER BY b.first_epoch`)
@@ -105,7 +111,7 @@ func (f *fire) readTruth(ctx context.Context) (*truth, error) {
 	for _, c := range cuts {
 		tr.batches[c.Export] = append(tr.batches[c.Export], c)
 	}
-	for _, root := range []string{"us", "na", "us2", "ca"} {
+	for _, root := range tr.roots {
 		if tr.published[root], err = f.Audit(ctx, root); err != nil {
 			return nil, err
 		}
@@ -115,7 +121,7 @@ func (f *fire) readTruth(ctx context.Context) (*truth, error) {
 
 func (tr *truth) readLog(ctx context.Context, db *database.DB) error {
 	rows, err := database.All[logRow](ctx, db, `
-		SELECT e.key, e.event, e.start_interval, e.period, e.report, e.regions, e.padding, e.epoch, p.sealed_at
+		SELECT e.key, e.event, e.start_interval, e.period, e.report, e.regions, e.traveler, e.origin, e.padding, e.epoch, p.sealed_at
 		FROM   exposure e
 		JOIN   epoch p USING (epoch)`)
 	if err != nil {
@@ -158,7 +164,7 @@ func (tr *truth) checkPromises() {
 		}
 	}
 	for key, h := range tr.histories {
-		if tr.ledger.entries[key] == nil && !h.first.Padding {
+		if tr.ledger.entries[key] == nil && !h.first.Padding && h.first.Origin == 0 {
 			tr.t.Error("a key is in the log that no phone sent")
 		}
 	}
@@ -217,7 +223,7 @@ func (tr *truth) checkTiles(root string) {
 }
 
 // regionsOf are the regions that each export asked for all the time.
-var regionsOf = map[string][]string{"us": {"US"}, "na": {"US", "CA"}, "us2": {"US"}, "ca": {"CA"}}
+var regionsOf = map[string][]string{"us": {"US"}, "na": {"US", "CA"}, "us2": {"US"}, "ca": {"CA"}, "own": {"US", "CA"}}
 
 // checkReach: the batches of an export hold every key of its regions from its
 // beginning to its end. Only what nobody may see, or has no company, may be left
@@ -232,6 +238,7 @@ func (tr *truth) checkReach(root string, ended time.Time) {
 	for _, h := range tr.histories {
 		switch last := cuts[len(cuts)-1].LastEpoch; {
 		case !overlap(h.first.Regions, regionsOf[root]):
+		case root == "own" && h.first.Origin != 0:
 		case root == "ca" && h.first.Epoch < cuts[0].FirstEpoch: // before it was added
 		case root == "us2" && h.first.Epoch > last && !h.first.SealedAt.Before(ended):
 		case h.first.Epoch > last && (h.first.Padding || h.withdrawn()):
@@ -379,7 +386,7 @@ func (tr *truth) checkPadding(root string) {
 // holds the same epochs: only their difference can be told by comparing files.
 func (tr *truth) cellOf(cut cutRow, r *logRow) string {
 	cell := ""
-	for _, root := range []string{"us", "na", "us2", "ca"} {
+	for _, root := range tr.roots {
 		for _, other := range tr.batches[root] {
 			if other.FirstEpoch == cut.FirstEpoch && other.LastEpoch == cut.LastEpoch && other.covers(r) {
 				cell += root + " "
