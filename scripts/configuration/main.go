@@ -17,6 +17,8 @@ import (
 	"enkeyserver/internal/cleanup"
 	"enkeyserver/internal/config"
 	"enkeyserver/internal/export"
+	"enkeyserver/internal/federation/pull"
+	"enkeyserver/internal/federation/serve"
 	"enkeyserver/internal/imports"
 	"enkeyserver/internal/jwks"
 	"enkeyserver/internal/mirror"
@@ -36,6 +38,8 @@ var settings = map[string]any{
 	"export.BatcherSettings": export.BatcherSettings{},
 	"export.WorkerSettings":  export.WorkerSettings{},
 	"cleanup.Settings":       cleanup.Settings{},
+	"pull.Settings":          pull.Settings{},
+	"serve.Settings":         serve.Settings{},
 	"imports.Settings":       imports.Settings{},
 	"jwks.Settings":          jwks.Settings{},
 	"mirror.Settings":        mirror.Settings{},
