@@ -68,7 +68,7 @@ func (a *ForeignAdded) drop(reason string, n int) {
 func (db *DB) AddForeign(ctx context.Context, now time.Time, p ForeignPage, embargo Embargo) (added ForeignAdded, err error) {
 	defer errs.Wrap(&err, "AddForeign(%d, %d keys, %d revisions)", p.Origin, len(p.Keys), len(p.Revisions))
 
-	conn, err := db.Pool().Acquire(ctx)
+	conn, err := db.Acquire(ctx)
 	if err != nil {
 		return ForeignAdded{}, err
 	}

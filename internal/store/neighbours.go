@@ -67,10 +67,16 @@ func (db *DB) NeighbourFailed(ctx context.Context, origin int, now time.Time, fa
 	return err
 }
 
+// The kinds of neighbours. Mirrors give us files, not keys.
+const (
+	KindFederation = "federation"
+	KindImport     = "import"
+	KindMirror     = "mirror"
+)
+
 // Neighbour is how it stands with somebody from whom we take keys or files.
 type Neighbour struct {
-	Kind string // federation, import or mirror
-	Name string
+	Kind, Name string
 
 	Attempted time.Time        // when we last began; zero: never, as in what follows
 	Succeeded time.Time        // when we last had all that there was

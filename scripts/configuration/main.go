@@ -18,6 +18,7 @@ import (
 	"enkeyserver/internal/config"
 	"enkeyserver/internal/export"
 	"enkeyserver/internal/federation/pull"
+	"enkeyserver/internal/federation/pull"
 	"enkeyserver/internal/federation/serve"
 	"enkeyserver/internal/imports"
 	"enkeyserver/internal/jwks"
@@ -38,6 +39,7 @@ var settings = map[string]any{
 	"export.BatcherSettings": export.BatcherSettings{},
 	"export.WorkerSettings":  export.WorkerSettings{},
 	"cleanup.Settings":       cleanup.Settings{},
+	"pull.Settings":          pull.Settings{},
 	"pull.Settings":          pull.Settings{},
 	"serve.Settings":         serve.Settings{},
 	"imports.Settings":       imports.Settings{},
