@@ -168,7 +168,7 @@ func describeKey(k store.SigningKeyConfig, role string) keySigning {
 func describeFile(f store.SignedFile) *newestFile {
 	described := newestFile{Object: f.Object, CutAt: f.CutAt, Signatures: []string{}}
 	for _, k := range f.SigningKeys {
-		described.Signatures = append(described.Signatures, k.ID+"-"+k.Version)
+		described.Signatures = append(described.Signatures, phoneName(k).String())
 	}
 	return &described
 }
@@ -181,16 +181,16 @@ func phoneNames(all []store.SigningKeyConfig) []string {
 	return names
 }
 
-// open gives the public halves of keys, and warns of those that cannot be
+// open gives the public halves of keys, by the names that phones know, and warns of those that cannot be
 // opened: one such key keeps a batch from being finished.
-func (i *signatureInspector) open(ctx context.Context, all []store.SigningKeyConfig) (public map[string]exportfile.PublicKey, warnings []configuration.SigningWarning) {
-	public = map[string]exportfile.PublicKey{}
+func (i *signatureInspector) open(ctx context.Context, all []store.SigningKeyConfig) (public map[exportfile.KeyName]*ecdsa.PublicKey, warnings []configuration.SigningWarning) {
+	public = map[exportfile.KeyName]*ecdsa.PublicKey{}
 	for _, k := range all {
 		signer, err := i.ring.Signer(ctx, k.KeyURL)
 		if err == nil {
 			key, ok := signer.Public().(*ecdsa.PublicKey)
 			if ok {
-				public[k.Name] = exportfile.PublicKey{ID: k.KeyID, Version: k.KeyVersion, Key: key}
+				public[exportfile.KeyName{ID: k.KeyID, Version: k.KeyVersion}] = key
 				continue
 			}
 			err = errors.New("it is not an ECDSA key")
@@ -205,25 +205,27 @@ func (i *signatureInspector) open(ctx context.Context, all []store.SigningKeyCon
 
 // verify holds the newest file against the keys of today that signed it: who
 // changed what is behind a name that phones know blinds them.
-func (i *signatureInspector) verify(ctx context.Context, f store.SignedFile, public map[string]exportfile.PublicKey) (warnings []configuration.SigningWarning) {
-	var file *os.File
-	for _, k := range f.SigningKeys {
-		trusted, ok := public[k.Name]
-		if !ok {
-			continue
-		}
-		if file == nil {
-			var err error
-			if file, err = i.download(ctx, f); err != nil {
-				return []configuration.SigningWarning{{Code: "no_file", Text: fmt.Sprintf("%s could not be read from its bucket: %v", f.Object, err)}}
-			}
-			defer file.Close()
-		}
+func (i *signatureInspector) verify(ctx context.Context, f store.SignedFile, public map[exportfile.KeyName]*ecdsa.PublicKey) (warnings []configuration.SigningWarning) {
+	signers := slices.DeleteFunc(slices.Clone(f.SigningKeys), func(k store.SigningKey) bool { return public[phoneName(k)] == nil })
+	if len(signers) == 0 {
+		return nil
+	}
+	file, err := i.download(ctx, f)
+	if err != nil {
+		return []configuration.SigningWarning{{Code: "no_file", Text: fmt.Sprintf("%s could not be read from its bucket: %v", f.Object, err)}}
+	}
+	defer file.Close()
+	for _, k := range signers {
+		trusted := exportfile.PublicKey{ID: k.ID, Version: k.Version, Key: public[phoneName(k)]}
 		if _, err := exportfile.Check(file, f.Size, []exportfile.PublicKey{trusted}, i.now); err != nil {
 			warnings = append(warnings, warnOfFile(f, k, err))
 		}
 	}
 	return warnings
+}
+
+func phoneName(k store.SigningKey) exportfile.KeyName {
+	return exportfile.KeyName{ID: k.ID, Version: k.Version}
 }
 
 // warnOfFile says what is wrong with a file, or rather with a key.

@@ -34,7 +34,6 @@ type town struct {
 	authority phone.Authority
 	desks     []string // URLs
 	scheduler string   // URL of the job
-	patients  []*patient
 }
 
 // patient is the owner of a phone whose test is likely positive, and confirmed

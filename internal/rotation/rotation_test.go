@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,34 +82,23 @@ func (h *house) wait(d time.Duration) {
 // shaky is a key manager that can be out of reach.
 type shaky struct {
 	keys.Wrapper
-	mu   sync.Mutex
-	down error
-	lies bool // gives back another key than it wrapped
-}
-
-func (w *shaky) set(down error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.down = down
+	down atomic.Bool
+	lies atomic.Bool // gives back another key than it wrapped
 }
 
 func (w *shaky) Wrap(ctx context.Context, plain, context []byte) ([]byte, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.down != nil {
-		return nil, w.down
+	if w.down.Load() {
+		return nil, errDown
 	}
 	return w.Wrapper.Wrap(ctx, plain, context)
 }
 
 func (w *shaky) Unwrap(ctx context.Context, wrapped, context []byte) ([]byte, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.down != nil {
-		return nil, w.down
+	if w.down.Load() {
+		return nil, errDown
 	}
 	plain, err := w.Wrapper.Unwrap(ctx, wrapped, context)
-	if w.lies && err == nil {
+	if w.lies.Load() && err == nil {
 		plain[0] ^= 1
 	}
 	return plain, err
@@ -258,9 +248,9 @@ func TestKeyManagerFails(t *testing.T) {
 	h.rotate(rotation.Rotated{Made: 1, Keys: 2})
 	h.wait(keyLife + time.Second) // a key to make, and one to destroy
 
-	h.wrapper.set(errDown)
+	h.wrapper.down.Store(true)
 	h.refuses("down for the test")
-	h.wrapper.set(nil)
+	h.wrapper.down.Store(false)
 
 	stranger := newWrapper(t)
 	h.refuses("no revision key can be unwrapped", func(d *rotation.Deps) {
@@ -272,9 +262,9 @@ func TestKeyManagerFails(t *testing.T) {
 	h.refuses("does not unwrap what it has just wrapped", func(d *rotation.Deps) {
 		d.Wrapping = revision.NewWrapping(&forgetful{Wrapper: h.wrapper}, nil, []byte("house"))
 	})
-	h.wrapper.lies = true
+	h.wrapper.lies.Store(true)
 	h.refuses("unwraps another key than it wrapped")
-	h.wrapper.lies = false
+	h.wrapper.lies.Store(false)
 	h.rotate(rotation.Rotated{Made: 1, Destroyed: 1, Keys: 2})
 }
 
@@ -401,12 +391,12 @@ func TestWrappingKeyTurnsOver(t *testing.T) {
 	}
 	h.rotate(rotation.Rotated{Keys: 2}, func(d *rotation.Deps) { d.Wrapping = old })
 
-	h.wrapper.set(errDown)
+	h.wrapper.down.Store(true)
 	h.refuses("down for the test") // one of the two is not enough
-	h.wrapper.set(nil)
-	next.set(errDown)
+	h.wrapper.down.Store(false)
+	next.down.Store(true)
 	h.refuses("down for the test")
-	next.set(nil)
+	next.down.Store(false)
 
 	h.rotate(rotation.Rotated{Rewrapped: 2, Keys: 2})
 	h.rotate(rotation.Rotated{Keys: 2})
