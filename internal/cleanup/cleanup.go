@@ -75,6 +75,7 @@ type Forgotten struct {
 	Counts   int64 `json:"counts"`   // of upload statistics
 	Batches  int64 `json:"batches"`  // that have no file any more
 	Epochs   int64 `json:"epochs"`   // their records; the keys went with their days
+	Held     int64 `json:"held"`     // neighbours' revisions of keys that never came
 }
 
 // Exposures drops the days of keys that no phone can match any more, receipts
@@ -85,9 +86,10 @@ func (s *Service) Exposures(ctx context.Context) (_ any, err error) {
 	now := s.now()
 	before := now.Add(-s.settings.TTL - exposure.RetentionMargin)
 	var f Forgotten
-	var daysErr, uploadsErr, batchesErr error
+	var daysErr, uploadsErr, batchesErr, heldErr error
 	f.Days, daysErr = s.store.DropPartitions(ctx, before)
 	f.Receipts, f.Counts, uploadsErr = s.store.ForgetUploads(ctx, now, before)
 	f.Batches, f.Epochs, batchesErr = s.store.ForgetBatches(ctx, before)
-	return f, errors.Join(daysErr, uploadsErr, batchesErr)
+	f.Held, heldErr = s.store.ForgetHeldRevisions(ctx, before)
+	return f, errors.Join(daysErr, uploadsErr, batchesErr, heldErr)
 }

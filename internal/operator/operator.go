@@ -80,6 +80,7 @@ func commands() []command {
 		certificateCommands(),
 		authorityCommands(),
 		exportCommands(),
+		federationCommands(),
 		signingCommands(),
 		whyCommands(),
 		simulateCommands(),

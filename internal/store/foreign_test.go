@@ -252,6 +252,31 @@ func TestHeldRevision(t *testing.T) {
 	}
 }
 
+// A revision whose key never comes goes with the day of the key.
+func TestForgetHeldRevisions(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	l.addForeign(store.ForeignPage{Origin: l.neighbour("ca"), Revisions: []exposure.Exposure{
+		entest.Exposure(1, l.now, report(exposure.Revoked)),
+		entest.Exposure(2, l.now, report(exposure.Revoked), func(e *exposure.Exposure) { e.Start -= 144 }),
+	}})
+	day := entest.DaysAgo(l.now, 1).Time()
+	for _, tc := range []struct {
+		why    string
+		before time.Time
+		want   int64
+	}{
+		{"the older day has not ended", day, 0},
+		{"it has", day.Add(time.Second), 1},
+		{"the last second of the newer", day.Add(24 * time.Hour), 0},
+		{"over", day.Add(24*time.Hour + time.Second), 1},
+	} {
+		if got, err := l.ForgetHeldRevisions(t.Context(), tc.before); err != nil || got != tc.want {
+			t.Errorf("%s: %d revisions went, %v, want %d", tc.why, got, err, tc.want)
+		}
+	}
+}
+
 // Whoever publishes a copy of a neighbour's key under another start, and even
 // revises that, must keep neither the neighbour's revision out nor its other
 // keys waiting.

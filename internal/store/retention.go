@@ -29,6 +29,17 @@ func (db *DB) ForgetUploads(ctx context.Context, now, endedBefore time.Time) (re
 	return receipts, counts, err
 }
 
+// ForgetHeldRevisions deletes revisions that waited for keys of days that ended
+// before the given time.
+func (db *DB) ForgetHeldRevisions(ctx context.Context, endedBefore time.Time) (revisions int64, err error) {
+	defer errs.Wrap(&err, "ForgetHeldRevisions")
+	return db.deleteInSteps(ctx, `
+		DELETE FROM held_revision
+		WHERE  (key, origin) IN (
+			SELECT key, origin FROM held_revision WHERE start_interval < extract(epoch FROM $1::timestamptz) / 600 - 144 LIMIT $2
+		)`, endedBefore)
+}
+
 // ForgetBatches deletes finished batches that ended before the given time and
 // have no file left, and the epochs sealed before it.
 func (db *DB) ForgetBatches(ctx context.Context, endedBefore time.Time) (batches, epochs int64, err error) {
