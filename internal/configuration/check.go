@@ -164,7 +164,7 @@ func (c *checker) signingKeys() (all []store.SigningKeyConfig) {
 	names, lookups := map[string]bool{}, map[string]bool{}
 	for i, k := range c.file.SigningKeys {
 		c.entry("signingKeys", "signing key", k.Name, i)
-		c.name("name", k.Name)
+		c.name(k.Name)
 		c.once("name", k.Name, names)
 		if !keyNameForm.MatchString(k.ID) || !keyNameForm.MatchString(k.Version) {
 			c.problem("id and version must consist of letters, digits and underscores: phones look a key up by them")
@@ -185,7 +185,7 @@ func (c *checker) exports() (all []store.ExportConfig) {
 	names, places := map[string]bool{}, map[string]bool{}
 	for i, x := range c.file.Exports {
 		c.entry("exports", "export", x.Name, i)
-		c.name("name", x.Name)
+		c.name(x.Name)
 		c.once("name", x.Name, names)
 		c.place(x.Bucket, x.Root)
 		c.once("the pair of bucket and root", x.Bucket+" "+x.Root, places)
@@ -280,9 +280,9 @@ func (c *checker) needed(field, value string) {
 	}
 }
 
-func (c *checker) name(field, value string) {
-	if !nameForm.MatchString(value) {
-		c.problem("%s must consist of letters, digits and . _ - and start with a letter or digit", field)
+func (c *checker) name(name string) {
+	if !nameForm.MatchString(name) {
+		c.problem("name must consist of letters, digits and . _ - and start with a letter or digit")
 	}
 }
 

@@ -23,7 +23,7 @@ func (c *checker) pulls() (all []store.PullConfig) {
 	names := map[string]bool{}
 	for i, p := range c.file.Federation.Pull {
 		c.entry("federation.pull", "federation pull", p.Name, i)
-		c.name("name", p.Name)
+		c.name(p.Name)
 		c.once("name", p.Name, names)
 		c.server(p.Server)
 		pull := store.PullConfig{
@@ -131,7 +131,7 @@ func (c *checker) allows() (all []store.AllowConfig) {
 	names, callers := map[string]bool{}, map[string]bool{}
 	for i, a := range c.file.Federation.Allow {
 		c.entry("federation.allow", "federation allow", a.Name, i)
-		c.name("name", a.Name)
+		c.name(a.Name)
 		c.once("name", a.Name, names)
 		c.address("issuer", a.Issuer)
 		c.needed("subject", a.Subject)
@@ -148,7 +148,7 @@ func (c *checker) imports() (all []store.ImportConfig) {
 	names := map[string]bool{}
 	for n, i := range c.file.Imports {
 		c.entry("imports", "import", i.Name, n)
-		c.name("name", i.Name)
+		c.name(i.Name)
 		c.once("name", i.Name, names)
 		c.address("index", i.Index)
 		c.address("root", i.Root)
@@ -203,7 +203,7 @@ func (c *checker) mirrors() (all []store.MirrorConfig) {
 	names, places := map[string]bool{}, map[string]bool{}
 	for i, m := range c.file.Mirrors {
 		c.entry("mirrors", "mirror", m.Name, i)
-		c.name("name", m.Name)
+		c.name(m.Name)
 		c.once("name", m.Name, names)
 		c.address("index", m.Index)
 		c.address("root", m.Root)

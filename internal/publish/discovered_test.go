@@ -42,7 +42,7 @@ func TestDiscoveredKeysCount(t *testing.T) {
 	second.Version = "v2"
 	var set atomic.Value
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write([]byte(set.Load().(string))) //nolint:forcetypeassert // stored below
+		_, _ = w.Write([]byte(set.Load().(string)))
 	}))
 	t.Cleanup(server.Close)
 	d.exec(`UPDATE health_authority SET jwks_uri = $1`, server.URL)

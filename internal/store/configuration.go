@@ -395,7 +395,7 @@ func (w configurator) putExport(x ExportConfig) (err error) {
 		INSERT INTO export (name, bucket, root, region, input_regions, exclude_regions, travelers, period,
 		                    valid_from, valid_thru, backfill, max_records, created_at, provenance)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, make_interval(secs => $8::float8),
-		        coalesce($9::timestamptz, '-infinity'), coalesce($10::timestamptz, 'infinity'), $11, $12, $13, $14)
+		        coalesce($9::timestamptz, '-infinity'), coalesce($10::timestamptz, 'infinity'), $11, $12, $13, coalesce(nullif($14, ''), 'any'))
 		ON CONFLICT (name) DO UPDATE
 		SET region = excluded.region, input_regions = excluded.input_regions, exclude_regions = excluded.exclude_regions,
 		    travelers = excluded.travelers, provenance = excluded.provenance, period = excluded.period, valid_from = excluded.valid_from,

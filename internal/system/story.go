@@ -148,7 +148,7 @@ func (st *story) sceneMeetings(ctx context.Context) error {
 		}
 	}
 	phone.Meet(exposure.IntervalOf(now)-exposure.IntervalsPerDay, st.strangers()...)
-	if err := st.followFeed(ctx); err != nil {
+	if err := st.followFeed(); err != nil {
 		return err
 	}
 	stock, err := st.Stock(ctx)
@@ -161,7 +161,7 @@ func (st *story) sceneMeetings(ctx context.Context) error {
 
 func (st *story) strangers() []*phone.Phone { return st.crowd[4+4*3+1:] }
 
-func (st *story) followFeed(ctx context.Context) error {
+func (st *story) followFeed() error {
 	feed, err := st.Feed("us")
 	if err != nil {
 		return err
