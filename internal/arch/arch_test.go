@@ -62,6 +62,9 @@ var outside = []struct {
 	{"cloud.google.com/go/secretmanager/", []string{"secrets"}, "one home for each cloud's secrets"},
 	{"github.com/aws/aws-sdk-go-v2/service/secretsmanager", []string{"secrets"}, "one home for each cloud's secrets"},
 	{"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets", []string{"secrets"}, "one home for each cloud's secrets"},
+	{"cloud.google.com/go/kms/", []string{"keys"}, "one home for each cloud's keys"},
+	{"github.com/aws/aws-sdk-go-v2/service/kms", []string{"keys"}, "one home for each cloud's keys"},
+	{"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys", []string{"keys"}, "one home for each cloud's keys"},
 	{"plugin", nil, "what runs is what was built"},
 	{"unsafe", []string{"pb"}, "only generated code gets around the compiler"},
 }

@@ -81,8 +81,7 @@ func (m awsMaker) free(ctx context.Context, client *kms.Client) error {
 	}
 	taken, err := ask(ctx, usual(), func(ctx context.Context) (bool, error) {
 		_, err := client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &m.alias})
-		var missing *types.NotFoundException
-		if errors.As(err, &missing) {
+		if _, missing := errors.AsType[*types.NotFoundException](err); missing {
 			return false, nil
 		}
 		if err != nil {

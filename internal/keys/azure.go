@@ -223,7 +223,7 @@ func (l azureLock) unlock(ctx context.Context, locked, _ []byte) ([]byte, error)
 	label, wrapped, _ := bytes.Cut(locked, []byte{0})
 	form := regexp.MustCompile(`^(.+)/([0-9a-f]{32})/(RSA-OAEP-256|A256KW)$`)
 	words := form.FindStringSubmatch(string(label))
-	if words == nil || words[1] != l.name || len(wrapped) == 0 {
+	if len(words) == 0 || words[1] != l.name || len(wrapped) == 0 {
 		return nil, voidCiphertext()
 	}
 	client, err := l.client.get(ctx)
@@ -249,8 +249,8 @@ type azureError struct {
 
 // azureAnswer reads a fault; 0 when no vault answered.
 func azureAnswer(err error) (status int, said azureError) {
-	var answer *azcore.ResponseError
-	if !errors.As(err, &answer) {
+	answer, ok := errors.AsType[*azcore.ResponseError](err)
+	if !ok {
 		return 0, said
 	}
 	var body struct{ Error azureError }
@@ -262,8 +262,7 @@ func azureAnswer(err error) (status int, said azureError) {
 
 // fault tells what asking again may change.
 func (k azureKey) fault(err error) error {
-	var refused *azidentity.AuthenticationFailedError
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*azidentity.AuthenticationFailedError](err); ok {
 		return k.accountFault(refused)
 	}
 	status, said := azureAnswer(err)

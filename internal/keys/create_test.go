@@ -13,8 +13,9 @@ import (
 	"enkeyserver/internal/keys/keystest"
 )
 
-// places where a key named here can be made.
+// places where a key can be made, and was not yet.
 func places(name string) map[string]string {
+	name += "-" + rand.Text()
 	return map[string]string{
 		"Google":    "gcpkms://" + keystest.GoogleRing + "/cryptoKeys/" + name,
 		"AWS":       "awskms:///alias/" + name,
@@ -123,6 +124,7 @@ func TestCreateInFiles(t *testing.T) {
 func TestCreateOptions(t *testing.T) {
 	t.Parallel()
 	google := "gcpkms://" + keystest.GoogleRing + "/cryptoKeys/"
+	software := strings.TrimSuffix(running.google.NewSigning(keystest.P256), "/versions/1")
 	for _, tc := range []struct {
 		why, url string
 		kind     errs.Kind // 0: it is made
@@ -130,6 +132,7 @@ func TestCreateOptions(t *testing.T) {
 	}{
 		{"AWS without an alias", "awskms:///", 0, false},
 		{"hardware of Google", google + "in-hardware?protection=hsm", 0, false},
+		{"hardware, where the key is software", software + "?protection=hsm", errs.KindConflict, true},
 		{"hardware of Azure", "azurekms://en-keys.vault.azure.net/in-hardware?protection=hsm", errs.Internal, false},
 		{"an engine of Vault that is not there", "hashivault://k?engine=nowhere", errs.Internal, true},
 		{"a ring that is not there", "gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k", errs.Internal, true},

@@ -181,7 +181,7 @@ func options(u *url.URL, names ...string) (map[string]string, error) {
 }
 
 func unsupported(scheme string) error {
-	return errs.Invalid("key_url", "there are no keys of the kind %q: use %s, %s, %s, %s or %s", scheme, schemeFile, schemeGoogle, schemeAWS, schemeAzure, schemeVault)
+	return errs.Invalid("key_url", "keys of the kind %q are not supported: use %s, %s, %s, %s or %s", scheme, schemeFile, schemeGoogle, schemeAWS, schemeAzure, schemeVault)
 }
 
 // redact keeps out of errors what does not look like a URL: it might be the key

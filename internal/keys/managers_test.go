@@ -1,7 +1,7 @@
 package keys_test
 
 import (
-	"cmp"
+	"errors"
 	"log/slog"
 	"os"
 	"testing"
@@ -26,28 +26,40 @@ func TestMain(m *testing.M) {
 }
 
 func withManagers(run func() int) int {
-	var errs [4]error
-	running.google, errs[0] = keystest.StartGoogle()
-	running.aws, errs[1] = keystest.StartAWS()
-	running.azure, errs[2] = keystest.StartAzure()
-	running.vault, errs[3] = keystest.StartVault()
-	if err := cmp.Or(errs[0], errs[1], errs[2], errs[3]); err != nil {
+	if err := running.start(); err != nil {
 		slog.Error("the managers cannot be started", "error", err)
 		return 1
 	}
-	for _, m := range running.all() {
-		defer m.Close()
-		for name, value := range m.Env() {
-			if err := os.Setenv(name, value); err != nil {
-				slog.Error("the environment cannot be set", "error", err)
-				return 1
-			}
-		}
-	}
+	defer running.close()
 	return run()
 }
 
-func (m managers) all() map[string]keystest.Manager {
+func (m *managers) start() error {
+	var errs [4]error
+	m.google, errs[0] = keystest.StartGoogle()
+	m.aws, errs[1] = keystest.StartAWS()
+	m.azure, errs[2] = keystest.StartAzure()
+	m.vault, errs[3] = keystest.StartVault()
+	if err := errors.Join(errs[:]...); err != nil {
+		return err
+	}
+	for _, one := range m.all() {
+		for name, value := range one.Env() {
+			if err := os.Setenv(name, value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (m *managers) close() {
+	for _, one := range m.all() {
+		one.Close()
+	}
+}
+
+func (m *managers) all() map[string]keystest.Manager {
 	return map[string]keystest.Manager{"Google": m.google, "AWS": m.aws, "Azure": m.azure, "Vault": m.vault}
 }
 

@@ -66,7 +66,7 @@ func (r *refusal) Error() string { return r.sentence }
 func refuse(format string, args ...any) error { return &refusal{fmt.Sprintf(format, args...)} }
 
 // again is a fault that asking again may mend.
-func again(format string, args ...any) error { return errors.New(fmt.Sprintf(format, args...)) }
+func again(format string, args ...any) error { return fmt.Errorf(format, args...) }
 
 // final tells what asking again cannot change.
 func final(err error) bool {

@@ -181,8 +181,7 @@ func vaultText(answer *vault.Secret, name string) string {
 
 // vaultSaid is the words of a fault, without the request that they come with.
 func vaultSaid(err error) string {
-	var answer *vault.ResponseError
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[*vault.ResponseError](err); ok {
 		return oneLine(strings.Join(answer.Errors, ", "))
 	}
 	return ""

@@ -133,7 +133,7 @@ func (l *login) asPod(ctx context.Context, base *vault.Client, role string) (fre
 }
 
 func (l *login) byFile(base *vault.Client, file string) error {
-	token, err := os.ReadFile(file)
+	token, err := os.ReadFile(file) //nolint:gosec // whoever starts this program names the file
 	if err != nil {
 		return refuse("VAULT_TOKEN_FILE cannot be read: %v", err)
 	}
@@ -157,7 +157,8 @@ func (l *login) carry(base *vault.Client, token string) error {
 // introduce shows Vault who this pod is. The file is read each time: Kubernetes
 // replaces it every hour.
 func introduce(ctx context.Context, base *vault.Client, role string) (*vault.SecretAuth, error) {
-	account, err := os.ReadFile(cmp.Or(os.Getenv("VAULT_KUBERNETES_TOKEN_FILE"), "/var/run/secrets/kubernetes.io/serviceaccount/token"))
+	file := cmp.Or(os.Getenv("VAULT_KUBERNETES_TOKEN_FILE"), "/var/run/secrets/kubernetes.io/serviceaccount/token")
+	account, err := os.ReadFile(file) //nolint:gosec // whoever starts this program names the file
 	if err != nil {
 		return nil, refuse("VAULT_KUBERNETES_ROLE is set, but the token of the service account cannot be read: %v", err)
 	}

@@ -219,9 +219,13 @@ func (g *Google) GetCryptoKey(_ context.Context, r *kmspb.GetCryptoKeyRequest) (
 	if k.kind == AES {
 		purpose = kmspb.CryptoKey_ENCRYPT_DECRYPT
 	}
+	level := kmspb.ProtectionLevel_SOFTWARE
+	if k.hardware {
+		level = kmspb.ProtectionLevel_HSM
+	}
 	return &kmspb.CryptoKey{
 		Name: r.Name, Purpose: purpose,
-		VersionTemplate: &kmspb.CryptoKeyVersionTemplate{Algorithm: googleAlgorithm(k.kind), ProtectionLevel: kmspb.ProtectionLevel_SOFTWARE},
+		VersionTemplate: &kmspb.CryptoKeyVersionTemplate{Algorithm: googleAlgorithm(k.kind), ProtectionLevel: level},
 	}, nil
 }
 
@@ -251,6 +255,8 @@ func (g *Google) CreateCryptoKey(_ context.Context, r *kmspb.CreateCryptoKeyRequ
 		kind = AES
 	}
 	g.add(name, kind)
+	hardware := r.CryptoKey.GetVersionTemplate().GetProtectionLevel() == kmspb.ProtectionLevel_HSM
+	g.change(name, func(k *keyset) { k.hardware = hardware })
 	return &kmspb.CryptoKey{Name: name, Purpose: r.CryptoKey.Purpose}, nil
 }
 
