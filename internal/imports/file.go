@@ -3,6 +3,7 @@ package imports
 import (
 	"context"
 	"errors"
+	"time"
 
 	"enkeyserver/internal/exportfile"
 	"enkeyserver/internal/source"
@@ -14,11 +15,11 @@ var errExpired = errors.New("the file is too old")
 
 // take imports one file. What is wrong with it, or with the server that has it,
 // is theirs; err is ours.
-func (s *Service) take(ctx context.Context, im store.Import, entry string) (added store.ForeignAdded, theirs, err error) {
-	if end, dated := source.EndedAt(entry); dated && s.tooOld(end) {
+func (s *Service) take(ctx context.Context, im store.Import, file store.ImportFile) (added store.ForeignAdded, theirs, err error) {
+	if end, dated := source.EndedAt(file.File); dated && s.tooOld(end) {
 		return added, errExpired, nil
 	}
-	f, theirs := s.download(ctx, im, entry)
+	f, theirs := s.download(ctx, im, file.File)
 	if ctx.Err() != nil {
 		if theirs == nil {
 			f.Close()
@@ -33,7 +34,11 @@ func (s *Service) take(ctx context.Context, im store.Import, entry string) (adde
 	if theirs != nil {
 		return added, theirs, nil
 	}
-	added, err = s.keep(ctx, f, im, contents)
+	newest := contents.End
+	if file.Ahead {
+		newest = time.Time{} // what failed before it is still missing
+	}
+	added, err = s.keep(ctx, f, im, newest)
 	return added, nil, err
 }
 

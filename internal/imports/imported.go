@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"enkeyserver/internal/errs"
+	"enkeyserver/internal/source"
 	"enkeyserver/internal/store"
 )
 
@@ -81,6 +82,7 @@ func (s *Service) Import(ctx context.Context) (_ any, err error) {
 	if err != nil {
 		return nil, err
 	}
+	source.Show(ctx, s.store, store.KindImport, s.now())
 	var sum Imported
 	for _, r := range results {
 		sum.add(r)
@@ -140,7 +142,7 @@ func (s *Service) nearlyUp(ctx context.Context) bool {
 // file brings one file to its end, or puts it off, and tells whether to go on
 // with the next: not when the neighbour's server does not answer.
 func (s *Service) file(ctx context.Context, im store.Import, f store.ImportFile, done *Imported) (goOn bool, err error) {
-	added, theirs, err := s.take(ctx, im, f.File)
+	added, theirs, err := s.take(ctx, im, f)
 	done.ForeignAdded.Add(added)
 	if err != nil {
 		return false, err

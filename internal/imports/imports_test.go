@@ -169,6 +169,17 @@ func (b border) status(name string) status {
 	return s
 }
 
+// newest is how far we are said to have all of an import.
+func (b border) newest(name string) time.Time {
+	b.t.Helper()
+	all, err := b.Neighbours(b.t.Context())
+	i := slices.IndexFunc(all, func(n store.Neighbour) bool { return n.Name == name })
+	if err != nil || i < 0 {
+		b.t.Fatalf("neighbour %s: %v", name, err)
+	}
+	return all[i].Newest
+}
+
 func reports(report exposure.Report, numbers ...int) map[exposure.Key]exposure.Report {
 	want := map[exposure.Key]exposure.Report{}
 	for _, n := range numbers {
@@ -234,6 +245,33 @@ func TestTheStoryOfAnImport(t *testing.T) {
 	b.schedule(s)
 	if diff := cmp.Diff(map[string]string{second: "imported", third: "imported"}, b.files()); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
+	}
+}
+
+// The first index may list what nobody needs any more. All else is imported.
+func TestFirstStart(t *testing.T) {
+	t.Parallel()
+	b, a := newBorder(t), sourcetest.New(t)
+	b.agree("mx", a)
+	now := b.Now()
+	var young []int
+	for ago := 24; ago >= 0; ago-- {
+		end := now.Add(-time.Duration(ago) * day)
+		a.Publish(end, entest.Exposures(ago, 1, end), nil)
+		if ago < 15 { // the key of the file of that day ended half a day before it
+			young = append(young, ago)
+		}
+	}
+	s := b.service(a.Client())
+	if diff := cmp.Diff(imports.Scheduled{Imports: 1, Listed: 25, Fresh: 16, Expired: 9}, b.schedule(s)); diff != "" {
+		t.Errorf("the first index (-want +got):\n%s", diff)
+	}
+	if done := b.run(s); done.Files != 16 || done.Dropped["too old"] != 1 {
+		t.Errorf("%+v, want 16 files, and one key that is too old", done)
+	}
+	b.wantKeys("all that is retained", "mx", reports(exposure.Confirmed, young...))
+	if got := b.newest("mx"); !got.Equal(now) {
+		t.Errorf("we are said to have all until %s, want %s", got, now)
 	}
 }
 
@@ -373,14 +411,17 @@ func TestBadFiles(t *testing.T) {
 			if got := b.status("mx"); got.Succeeded || !got.Failed || got.Failure == "" {
 				t.Errorf("status %+v, want a failure and no success", got)
 			}
+			if got := b.newest("mx"); !got.Equal(now.Add(-8 * time.Hour)) {
+				t.Errorf("we are said to have all until %s, want the end of the file before the bad one", got)
+			}
 			asked := a.Asked("2.zip")
 			if b.run(s); a.Asked("2.zip") != asked {
 				t.Error("the bad file was tried again at once")
 			}
 
 			if tc.after != "" {
-				for range 120 {
-					b.Wait(6 * time.Hour)
+				for range 30 {
+					b.Wait(13 * time.Hour)
 					b.run(s)
 				}
 				if diff := cmp.Diff(map[string]string{"1.zip": "imported", "2.zip": tc.after, "3.zip": "imported"}, b.files()); diff != "" {

@@ -8,6 +8,7 @@ import (
 	"enkeyserver/internal/exposure"
 	"enkeyserver/internal/source"
 	"enkeyserver/internal/store"
+	"enkeyserver/internal/telemetry"
 )
 
 // pageSize is how many keys are stored at once: with more, each costs no less.
@@ -16,8 +17,9 @@ const pageSize = 5_000
 // The reasons of this package for leaving a key out, beside those of exposure.
 const dropBroken = "broken" // it cannot be decoded
 
-// keep stores the keys of a file that is believed.
-func (s *Service) keep(ctx context.Context, f *source.File, im store.Import, contents exportfile.Contents) (store.ForeignAdded, error) {
+// keep stores the keys of a file that is believed. With its last key we have all
+// that was published until newest.
+func (s *Service) keep(ctx context.Context, f *source.File, im store.Import, newest time.Time) (store.ForeignAdded, error) {
 	p := &pages{
 		Service: s, ctx: ctx, im: im, at: s.now(),
 		page:    store.ForeignPage{Origin: im.Origin},
@@ -30,7 +32,7 @@ func (s *Service) keep(ctx context.Context, f *source.File, im store.Import, con
 	}
 	// Told with the last page, so that a file that is read again after a kill
 	// does not count twice.
-	p.page.Dropped, p.page.Newest = p.dropped, contents.End
+	p.page.Dropped, p.page.Newest = p.dropped, newest
 	err := p.flush()
 	return p.added, err
 }
@@ -113,6 +115,7 @@ func (p *pages) flush() error {
 	if err != nil {
 		return err
 	}
+	telemetry.RecordNeighbourPage(p.ctx, p.im.Name, added.Inserted, added.Revised, added.Dropped)
 	p.added.Add(added)
 	p.page.Keys, p.page.Revisions = p.page.Keys[:0], p.page.Revisions[:0]
 	clear(p.onPage)

@@ -12,6 +12,7 @@ import (
 	"enkeyserver/internal/errs"
 	"enkeyserver/internal/listing"
 	"enkeyserver/internal/remote"
+	"enkeyserver/internal/source"
 	"enkeyserver/internal/store"
 )
 
@@ -121,6 +122,7 @@ func (s *Service) Mirror(ctx context.Context) (_ any, err error) {
 		})
 	}
 	err = group.Wait()
+	source.Show(ctx, s.store, store.KindMirror, s.now())
 	var sum Mirrored
 	for _, r := range results {
 		sum.add(r)

@@ -89,6 +89,7 @@ type Backoff struct {
 type ImportFile struct {
 	File   string
 	SeenAt time.Time
+	Ahead  bool // of others that were listed before it and failed
 }
 
 // BeginImportFile gives the first file, in the order of the index, that is
@@ -110,7 +111,11 @@ func (db *DB) BeginImportFile(ctx context.Context, origin int, now time.Time, b 
 			LIMIT    1
 			FOR UPDATE OF f SKIP LOCKED
 		)
-		RETURNING file, seen_at`, origin, now, b.First.Seconds(), b.Most.Seconds())
+		RETURNING file, seen_at, EXISTS (
+			SELECT
+			FROM   import_file w
+			WHERE  w.origin = import_file.origin AND w.done_at IS NULL AND w.number < import_file.number
+		) AS ahead`, origin, now, b.First.Seconds(), b.Most.Seconds())
 }
 
 // ImportOutcome says what became of a file.
