@@ -406,7 +406,7 @@ func TestIndexes(t *testing.T) {
 		{"very many", func(first, second string) string {
 			var b strings.Builder
 			fmt.Fprintf(&b, "%s\n%s\n", first, second)
-			for i := range 50_000 {
+			for i := range 20_000 {
 				fmt.Fprintf(&b, "%d.zip\n", i)
 			}
 			return b.String()
