@@ -114,7 +114,7 @@ func TestParseRefuses(t *testing.T) {
 		{"an empty version", "version: v1", `version: ""`, "id and version must consist of"},
 		{"a signing key twice", "signingKeys:\n", "signingKeys:\n" + strings.Replace(secondKey, "us-2", "us-1", 1), "name us-1 is used a second time"},
 		{"two signing keys that phones cannot tell apart", "signingKeys:\n", "signingKeys:\n" + strings.Replace(secondKey, "v2", "v1", 1), "pair of id and version 310-v1 is used a second time"},
-		{"a key of no release", "file:///keys/export.pem", "floppy:///a", `there are no keys of the kind "floppy"`},
+		{"a key of no release", "file:///keys/export.pem", "floppy:///a", `keys of the kind "floppy" are not supported`},
 		{"a key by its path alone", "file:///keys/export.pem", "/keys/export.pem", "a key must be a URL"},
 		{"a bucket of no release", "file:///var/lib/en/bucket", "tape://x", `there are no buckets of the kind "tape"`},
 		{"the same bucket spelled otherwise", "file:///var/lib/en/bucket", "file:///var/lib/en/bucket/", "without a slash at its end"},
