@@ -485,12 +485,14 @@ func TestIndexes(t *testing.T) {
 		{
 			"a file that nobody needs", sourcetest.Name(entest.Noon().Add(-361*time.Hour)) + "\n" + good,
 			imports.Scheduled{Listed: 2, Fresh: 1, Expired: 1},
-			[]string{good}, "",
+			[]string{good},
+			"",
 		},
 		{
 			"entries that lead away", "https://evil.example/a.zip\n//evil.example/a.zip\n../../a.zip\n/a.zip\na.zip?x=1\n\x01.zip\n\xff.zip\n" + good,
 			imports.Scheduled{Listed: 8, Fresh: 1, Unusable: 7},
-			[]string{good}, "7 entries",
+			[]string{good},
+			"7 entries",
 		},
 		{"more entries than are read", strings.Repeat("a.zip\n", 20_001), imports.Scheduled{}, nil, "20001 entries"},
 		{"more than is read", strings.Repeat("x", 5<<20), imports.Scheduled{}, nil, "more than is read"},
@@ -517,6 +519,18 @@ func TestIndexes(t *testing.T) {
 				t.Errorf("files in their order (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Outside of development nothing on a private network is read.
+func TestPrivateAddress(t *testing.T) {
+	t.Parallel()
+	b, a := newBorder(t), sourcetest.New(t)
+	b.agree("mx", a)
+	a.Publish(b.Now(), entest.Exposures(0, 2, b.Now()), nil)
+	s := b.service(a.Client(func(s *remote.Settings) { s.AllowPrivate = false }))
+	if failure := b.schedule(s).Failures["mx"]; !strings.Contains(failure, "not public") || a.Asked("index.txt") != 0 {
+		t.Errorf("failure %q, and %d questions; want one about the address, and none", failure, a.Asked("index.txt"))
 	}
 }
 

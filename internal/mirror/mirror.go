@@ -121,13 +121,15 @@ func (s *Service) Mirror(ctx context.Context) (_ any, err error) {
 			return nil
 		})
 	}
-	err = group.Wait()
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
 	source.Show(ctx, s.store, store.KindMirror, s.now())
 	var sum Mirrored
 	for _, r := range results {
 		sum.add(r)
 	}
-	return sum, errors.Join(append(failures, err)...)
+	return sum, errors.Join(failures...)
 }
 
 // leased works on one mirror, if nobody else does. The error is ours.
@@ -153,15 +155,14 @@ func (s *Service) leased(ctx context.Context, m store.Mirror) (done Mirrored, er
 		return done, err
 	}
 	theirs, err := s.update(ctx, m, &done)
+	if err != nil && ctx.Err() != nil {
+		return done, err // of a run that was cut off there is nothing to note
+	}
 	return done, errors.Join(err, s.conclude(ctx, m, &done, theirs, err))
 }
 
-// conclude notes how it stands with a mirror. Of a run that was cut off there is
-// nothing to say.
+// conclude notes how it stands with a mirror.
 func (s *Service) conclude(ctx context.Context, m store.Mirror, done *Mirrored, theirs, ours error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
 	if failure := errors.Join(theirs, ours); failure != nil {
 		done.fail(m.Name, failure.Error())
 		return s.store.MirrorFailed(ctx, m.ID, s.now(), failure.Error())
