@@ -18,7 +18,6 @@ import (
 	"enkeyserver/internal/config"
 	"enkeyserver/internal/export"
 	"enkeyserver/internal/federation/pull"
-	"enkeyserver/internal/federation/pull"
 	"enkeyserver/internal/federation/serve"
 	"enkeyserver/internal/imports"
 	"enkeyserver/internal/jwks"
@@ -39,7 +38,6 @@ var settings = map[string]any{
 	"export.BatcherSettings": export.BatcherSettings{},
 	"export.WorkerSettings":  export.WorkerSettings{},
 	"cleanup.Settings":       cleanup.Settings{},
-	"pull.Settings":          pull.Settings{},
 	"pull.Settings":          pull.Settings{},
 	"serve.Settings":         serve.Settings{},
 	"imports.Settings":       imports.Settings{},
