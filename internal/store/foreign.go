@@ -3,12 +3,14 @@ package store
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/jackc/pgtype"
 	"github.com/jackc/pgx/v4"
 	"github.com/jackc/pgx/v4/pgxpool"
 
@@ -129,7 +131,7 @@ func (a *foreignAddition) insert(ctx context.Context) (inserted map[exposure.Key
 	var trip pgx.Batch
 	trip.Queue(`BEGIN`)
 	trip.Queue(moveCursor, a.Origin, a.From, a.To, a.now, nullTime(a.Newest))
-	trip.Queue(insertForeign, foreignColumnsOf(a.Keys, a.now, a.embargo).args(0, a.Origin)...)
+	trip.Queue(insertForeign, a.columnsOf(a.Keys).args(0, a.Origin)...)
 	results := a.conn.SendBatch(ctx, &trip)
 	defer func() { err = errors.Join(err, results.Close()) }()
 
@@ -143,21 +145,37 @@ func (a *foreignAddition) insert(ctx context.Context) (inserted map[exposure.Key
 	if moved.RowsAffected() != 1 {
 		return nil, errCursorMoved
 	}
-	return readKeys(results)
+	return readInserted(results, len(a.Keys))
+}
+
+// readInserted is readKeys for many.
+func readInserted(results pgx.BatchResults, most int) (map[exposure.Key]bool, error) {
+	rows, err := results.Query()
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	inserted := make(map[exposure.Key]bool, most)
+	for rows.Next() {
+		inserted[exposure.Key(rows.RawValues()[0])] = true
+	}
+	return inserted, rows.Err()
 }
 
 // find takes the revisions that waited for a key of the page, and looks up what
 // others stored. Its statements are later ones, which see all that was committed
 // while insert waited for it.
 func (a *foreignAddition) find(ctx context.Context, inserted map[exposure.Key]bool) (err error) {
-	waiting, keys, starts := a.named(inserted)
+	cols := a.columnsOf(a.Keys)
+	keys, starts := cols.keys(), cols.starts()
 	var trip pgx.Batch
 	// No partition may be read whole, whatever its statistics say of it: the
 	// log grows, a page does not.
 	trip.Queue(`SET LOCAL plan_cache_mode = force_generic_plan`)
 	trip.Queue(`SET LOCAL enable_seqscan = off`)
-	trip.Queue(takeHeld, a.Origin, keys[:len(a.Keys)], starts[:len(a.Keys)])
-	trip.Queue(findForeign, waiting, keys, starts)
+	trip.Queue(takeHeld, a.Origin, keys, starts)
+	keys.lists, starts.lists = append(keys.lists, a.Revisions), append(starts.lists, a.Revisions)
+	trip.Queue(findForeign, a.waiting(inserted), keys, starts)
 	results := a.conn.SendBatch(ctx, &trip)
 	defer func() { err = errors.Join(err, results.Close()) }()
 
@@ -176,19 +194,19 @@ func (a *foreignAddition) find(ctx context.Context, inserted map[exposure.Key]bo
 	return a.assemble(inserted, events)
 }
 
-// named are all keys of the page with their starts, those of new keys first,
-// and which of them others may have waiting.
-func (a *foreignAddition) named(inserted map[exposure.Key]bool) (waiting, keys [][]byte, starts []int32) {
-	for _, list := range [][]exposure.Exposure{a.Keys, a.Revisions} {
-		for i := range list {
-			e := &list[i]
-			keys, starts = append(keys, e.Key[:]), append(starts, int32(e.Start))
-			if !inserted[e.Key] {
-				waiting = append(waiting, e.Key[:])
-			}
+// waiting are the keys of the page that others may have waiting: those that are
+// not new, and those of revisions, for of a key that seemed new since it was
+// sealed the revision may still wait.
+func (a *foreignAddition) waiting(inserted map[exposure.Key]bool) (keys [][]byte) {
+	for i := range a.Keys {
+		if e := &a.Keys[i]; !inserted[e.Key] {
+			keys = append(keys, e.Key[:])
 		}
 	}
-	return waiting, keys, starts
+	for i := range a.Revisions {
+		keys = append(keys, a.Revisions[i].Key[:])
+	}
+	return keys
 }
 
 const (
@@ -218,6 +236,7 @@ const (
 		SELECT a.key, a.event, a.start_interval, a.period, a.report, a.origin, a.traveler, a.regions, false AS sealed
 		FROM   arrival a
 		WHERE  a.key = ANY ($1::bytea[])
+		AND    a.xmin <> pg_current_xact_id()::xid   -- not what this transaction inserted
 		UNION ALL
 		SELECT e.key, e.event, e.start_interval, e.period, e.report, e.origin, e.traveler, e.regions, true
 		FROM   unnest($2::bytea[], $3::integer[]) AS u(key, start_interval)
@@ -288,13 +307,13 @@ func readHeld(results pgx.BatchResults) (held []exposure.Exposure, err error) {
 // errMoved when a key is neither.
 func (a *foreignAddition) assemble(inserted map[exposure.Key]bool, events []event) error {
 	a.known = knownFrom(events)
-	for _, e := range a.Keys {
+	for i := range a.Keys {
+		e := &a.Keys[i]
 		k := a.known[e.Key]
 		if k == nil && !inserted[e.Key] {
 			return errMoved
 		}
 		if k == nil {
-			a.known[e.Key] = &event{Known: exposure.Known{Exposure: e, Origin: a.Origin}}
 			a.added.Inserted++
 			continue
 		}
@@ -304,6 +323,15 @@ func (a *foreignAddition) assemble(inserted map[exposure.Key]bool, events []even
 		}
 	}
 	return nil
+}
+
+// learn makes the page's own keys known, for the revisions that come with them.
+func (a *foreignAddition) learn() {
+	for _, e := range a.Keys {
+		if a.known[e.Key] == nil {
+			a.known[e.Key] = &event{Known: exposure.Known{Exposure: e, Origin: a.Origin}}
+		}
+	}
 }
 
 // whose says why a key is not taken that came from somewhere before.
@@ -319,7 +347,11 @@ func whose(origin, neighbour int) string {
 
 // decide sorts the revisions: those that waited came first.
 func (a *foreignAddition) decide() {
-	for _, up := range slices.Concat(a.held, a.Revisions) {
+	ups := slices.Concat(a.held, a.Revisions)
+	if len(ups) > 0 {
+		a.learn()
+	}
+	for _, up := range ups {
 		k := a.known[up.Key]
 		if k == nil {
 			a.early = append(a.early, up)
@@ -340,11 +372,11 @@ func (a *foreignAddition) revise(ctx context.Context) (err error) {
 	if len(a.revisions)+len(a.early) == 0 {
 		return nil
 	}
-	cols := foreignColumnsOf(a.revisions, a.now, a.embargo)
+	cols := a.columnsOf(a.revisions)
 	var trip pgx.Batch
-	trip.Queue(removeDoomed, cols.key, cols.start)
+	trip.Queue(removeDoomed, cols.keys(), cols.starts())
 	trip.Queue(insertForeign, cols.args(1, a.Origin)...)
-	trip.Queue(hold, foreignColumnsOf(a.early, a.now, a.embargo).heldArgs(a.Origin)...)
+	trip.Queue(hold, a.columnsOf(a.early).heldArgs(a.Origin)...)
 	results := a.conn.SendBatch(ctx, &trip)
 	defer func() { err = errors.Join(err, results.Close()) }()
 
@@ -402,38 +434,102 @@ func (a *ForeignAdded) counts() (what []string, n []int64) {
 }
 
 // foreignColumns are exposures turned on their side, for unnest. Few of their
-// regions differ: each kind of audience goes once.
+// regions differ: each kind of audience goes once. The arrays are written
+// straight into the message: a page is large, and copies of it add up.
 type foreignColumns struct {
-	key                  [][]byte
-	start                []int32
-	period, risk, report []int16
-	onset                []*int16
-	due                  []time.Time
-	audience             []int32
-	audiences            audiences
+	all       []exposure.Exposure
+	now       time.Time
+	embargo   Embargo
+	audiences *audiences
 }
 
-func foreignColumnsOf(all []exposure.Exposure, now time.Time, embargo Embargo) foreignColumns {
-	c := foreignColumns{
-		key: make([][]byte, len(all)), start: make([]int32, len(all)), period: make([]int16, len(all)), risk: make([]int16, len(all)),
-		report: make([]int16, len(all)), onset: make([]*int16, len(all)), due: make([]time.Time, len(all)), audience: make([]int32, len(all)),
-	}
-	for i := range all {
-		e := &all[i]
-		c.key[i], c.start[i], c.period[i] = e.Key[:], int32(e.Start), int16(e.Period)
-		c.risk[i], c.report[i], c.onset[i] = int16(e.Risk), int16(e.Report), onsetOf(*e)
-		c.due[i], c.audience[i] = dueAt(embargo(*e), now), c.audiences.number(e)
-	}
-	return c
+func (a *foreignAddition) columnsOf(all []exposure.Exposure) foreignColumns {
+	return foreignColumns{all, a.now, a.embargo, &audiences{}}
 }
 
 func (c foreignColumns) args(event int16, origin int) []any {
-	return []any{event, origin, c.key, c.start, c.period, c.risk, c.report, c.onset, c.due, c.audience, c.audiences.travelers, c.audiences.regions}
+	numbers := make([]int32, len(c.all))
+	for i := range c.all {
+		numbers[i] = c.audiences.number(&c.all[i])
+	}
+	due := c.column(pgtype.TimestamptzOID, func(b []byte, e *exposure.Exposure) []byte { return appendTime(b, dueAt(c.embargo(*e), c.now)) })
+	return append(append([]any{event, origin}, c.content()...), due, numbers, c.audiences.travelers, c.audiences.regions)
 }
 
 // heldArgs are what is kept of a revision: the audience will be its key's.
-func (c foreignColumns) heldArgs(origin int) []any {
-	return []any{origin, c.key, c.start, c.period, c.risk, c.report, c.onset}
+func (c foreignColumns) heldArgs(origin int) []any { return append([]any{origin}, c.content()...) }
+
+func (c foreignColumns) content() []any {
+	return []any{
+		c.keys(), c.starts(),
+		c.column(pgtype.Int2OID, func(b []byte, e *exposure.Exposure) []byte { return appendInt2(b, e.Period) }),
+		c.column(pgtype.Int2OID, func(b []byte, e *exposure.Exposure) []byte { return appendInt2(b, e.Risk) }),
+		c.column(pgtype.Int2OID, func(b []byte, e *exposure.Exposure) []byte { return appendInt2(b, int32(e.Report)) }),
+		c.column(pgtype.Int2OID, func(b []byte, e *exposure.Exposure) []byte {
+			if !e.HasOnset {
+				return appendInt4(b, -1) // NULL
+			}
+			return appendInt2(b, e.DaysSinceOnset)
+		}),
+	}
+}
+
+func (c foreignColumns) keys() column {
+	return c.column(pgtype.ByteaOID, func(b []byte, e *exposure.Exposure) []byte {
+		return append(appendInt4(b, exposure.KeySize), e.Key[:]...)
+	})
+}
+
+func (c foreignColumns) starts() column {
+	return c.column(pgtype.Int4OID, func(b []byte, e *exposure.Exposure) []byte {
+		return appendInt4(appendInt4(b, 4), int32(e.Start))
+	})
+}
+
+func (c foreignColumns) column(oid int32, put func(b []byte, e *exposure.Exposure) []byte) column {
+	return column{oid, [][]exposure.Exposure{c.all}, put}
+}
+
+// column is an array of one value of each exposure, in PostgreSQL's binary form
+// (array_recv): dimensions, NULLs, type, length and lower bound, then each
+// element with its size before it.
+type column struct {
+	oid   int32
+	lists [][]exposure.Exposure
+	put   func(b []byte, e *exposure.Exposure) []byte
+}
+
+// EncodeBinary implements pgtype.BinaryEncoder.
+func (c column) EncodeBinary(_ *pgtype.ConnInfo, b []byte) ([]byte, error) {
+	n := 0
+	for _, list := range c.lists {
+		n += len(list)
+	}
+	if n == 0 {
+		return appendInt4(appendInt4(appendInt4(b, 0), 0), c.oid), nil
+	}
+	b = slices.Grow(b, 20+n*(4+exposure.KeySize))
+	for _, head := range []int32{1, 1, c.oid, int32(n), 1} {
+		b = appendInt4(b, head)
+	}
+	for _, list := range c.lists {
+		for i := range list {
+			b = c.put(b, &list[i])
+		}
+	}
+	return b, nil
+}
+
+func appendInt4(b []byte, v int32) []byte { return binary.BigEndian.AppendUint32(b, uint32(v)) }
+
+// appendInt2 and appendTime write an element with its size before it.
+func appendInt2(b []byte, v int32) []byte {
+	return binary.BigEndian.AppendUint16(appendInt4(b, 2), uint16(v))
+}
+
+func appendTime(b []byte, t time.Time) []byte {
+	const y2000 = 946_684_800 // PostgreSQL counts microseconds from there
+	return binary.BigEndian.AppendUint64(appendInt4(b, 8), uint64(t.UnixMicro()-y2000*1_000_000))
 }
 
 // audiences numbers the kinds of audience from 1, as WITH ORDINALITY does.

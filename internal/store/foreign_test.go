@@ -450,6 +450,26 @@ func TestForeignAndUploadsAndSealsTogether(t *testing.T) {
 	}
 }
 
+// A page that repeats a key whose revision still waits brings another revision:
+// the waiting one counts, and the page is stored.
+func TestRevisionOfASealedKeyWaits(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	they := l.neighbour("ca")
+	likely := entest.Exposures(1, 1, l.now, report(exposure.Likely))
+	l.addForeign(store.ForeignPage{Origin: they, Keys: likely})
+	l.seal()
+	l.addForeign(store.ForeignPage{Origin: they, Revisions: entest.Exposures(1, 1, l.now)})
+	got := l.addForeign(store.ForeignPage{Origin: they, Keys: likely, Revisions: entest.Exposures(1, 1, l.now, report(exposure.Revoked))})
+	if diff := gocmp.Diff(store.ForeignAdded{Dropped: map[string]int{"known": 1, "revised": 1}}, got); diff != "" {
+		t.Errorf("added (-want +got):\n%s", diff)
+	}
+	want := []stored{{1, 0, they, exposure.Likely}, {1, 1, they, exposure.Confirmed}}
+	if diff := gocmp.Diff(want, l.stored(1)); diff != "" {
+		t.Errorf("stored (-want +got):\n%s", diff)
+	}
+}
+
 // A context that ends, or a connection that is cut, at any moment: the page is
 // there whole with its cursor, or not at all.
 func TestAddForeignCutOff(t *testing.T) {

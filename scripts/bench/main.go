@@ -131,6 +131,7 @@ func measurements() []measurement {
 		{"log", (*bench).log},
 		{"export", (*bench).export},
 		{"cleanup", (*bench).cleanup},
+		{"federation", (*bench).federation},
 		{"idle", (*bench).idle},
 	}
 }
