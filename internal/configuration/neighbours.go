@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"enkeyserver/internal/exportfile"
 	"enkeyserver/internal/exposure"
 	"enkeyserver/internal/store"
 )
@@ -209,6 +210,9 @@ func (c *checker) mirrors() (all []store.MirrorConfig) {
 		c.address("root", m.Root)
 		c.place(m.Bucket, m.To)
 		c.once("the pair of bucket and to", m.Bucket+" "+m.To, places)
+		if _, err := exportfile.ParseRewrite(m.Rewrite); err != nil {
+			c.problem("rewrite: %v", err)
+		}
 		all = append(all, store.MirrorConfig{
 			Name: m.Name, IndexURL: m.Index, RootURL: m.Root, Bucket: m.Bucket, Root: m.To, Rewrite: m.Rewrite, Keys: c.trusted(m.Keys),
 		})

@@ -188,6 +188,7 @@ func TestParseRefusesNeighbours(t *testing.T) {
 		{"nobody to warn", "reportWhenMissing: likely", "reportWhenMissing: negative", "reportWhenMissing must be"},
 		{"an onset out of bounds", "onsetWhenMissing: 0", "onsetWhenMissing: 15", "onsetWhenMissing must be -14..14"},
 		{"a mirror out of its bucket", "to: nz", "to: ../nz", "root must be a relative path"},
+		{"a rule for names that is none", "    to: nz", "    to: nz\n    rewrite: \"{day}\"", "rewrite: "},
 		{"a misspelled field", "allow:", "alow:", `there is no field "alow" here`},
 	} {
 		t.Run(tc.why, func(t *testing.T) {
