@@ -162,13 +162,12 @@ func (a *amazon) explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	var got *awshttp.ResponseError
-	if !errors.As(err, &got) || got.HTTPStatusCode() == 0 {
+	got, ok := errors.AsType[*awshttp.ResponseError](err)
+	if !ok || got.HTTPStatusCode() == 0 {
 		return a.unreachable(err)
 	}
 	why := answer{status: got.HTTPStatusCode(), region: got.Response.Header.Get("X-Amz-Bucket-Region")}
-	var named smithy.APIError
-	if errors.As(err, &named) {
+	if named, ok := errors.AsType[smithy.APIError](err); ok {
 		why.code = named.ErrorCode()
 	}
 	return a.judge(why)

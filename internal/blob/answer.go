@@ -1,7 +1,6 @@
 package blob
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -81,17 +80,15 @@ func in(region string) string {
 
 // noCredentials is a service that does not know who it is.
 func (a account) noCredentials(cause error, source string) error {
-	return refusal{fmt.Errorf("no credentials for bucket %s: %s (%w)", a.bucket, source, oneLine(cause))}
+	return refusal{fmt.Errorf("%w for bucket %s: %s (%w)", errNobody, a.bucket, source, oneLine(cause))}
 }
+
+var errNobody = errors.New("no credentials")
 
 // unreachable is a failure without an answer. Of the URL nothing is told: it may
 // be signed.
 func (a account) unreachable(err error) error {
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	var asked *url.Error
-	if errors.As(err, &asked) {
+	if asked, ok := errors.AsType[*url.Error](err); ok {
 		err = asked.Err
 	}
 	return fmt.Errorf("bucket %s is not reached: %w", a.bucket, oneLine(err))

@@ -211,8 +211,7 @@ func (z *azure) explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	var got *azcore.ResponseError
-	if errors.As(err, &got) {
+	if got, ok := errors.AsType[*azcore.ResponseError](err); ok {
 		return z.judge(answer{status: got.StatusCode, code: got.ErrorCode})
 	}
 	var never interface{ NonRetriable() }

@@ -78,67 +78,79 @@ var (
 // Create implements Bucket.
 func (c *Cloud) Create(ctx context.Context, name string, o Object) (err error) {
 	defer errs.Wrap(&err, "Create(%s)", name)
-	return c.write(ctx, name, 0, o, func(Info) error { return taken(name) })
+	return c.write(ctx, change{name: name, object: o, may: func(Info) error { return taken(name) }})
 }
 
 // Replace implements Bucket.
 func (c *Cloud) Replace(ctx context.Context, name string, sequence int64, o Object) (err error) {
 	defer errs.Wrap(&err, "Replace(%s, %d)", name, sequence)
-	return c.write(ctx, name, sequence, o, func(stored Info) error {
+	return c.write(ctx, change{name: name, object: o, sequence: sequence, may: func(stored Info) error {
 		if stored.Sequence >= sequence {
 			return stale(name, sequence, stored.Sequence)
 		}
 		return nil
-	})
+	}})
 }
 
-// write stores an object, if may has no objection to what is there.
-func (c *Cloud) write(ctx context.Context, name string, sequence int64, o Object, may func(stored Info) error) error {
-	if err := CheckName(name); err != nil {
+// change is one call of Create or Replace.
+type change struct {
+	name     string
+	object   Object
+	sequence int64
+	mark     string
+	may      func(stored Info) error // objects to replacing what is there
+}
+
+// write makes a change. Each race that it loses is one that somebody else won.
+func (c *Cloud) write(ctx context.Context, w change) error {
+	if err := CheckName(w.name); err != nil {
 		return err
 	}
-	if err := checkSize(o); err != nil {
+	if err := checkSize(w.object); err != nil {
 		return err
 	}
-	mark := rand.Text()
-	return c.persist(ctx, c.patience.with(o.Size), func(ctx context.Context, p provider) error {
+	w.object, w.mark = w.object.typed(), rand.Text()
+	const mostRaces = 20
+	return c.persist(ctx, c.patience.with(w.object.Size), func(ctx context.Context, p provider) (err error) {
 		for range mostRaces {
-			stored, err := p.head(ctx, name)
-			if err != nil && !errors.Is(err, errAbsent) {
-				return err
-			}
-			exists := err == nil
-			if exists && stored.mark == mark {
-				return nil // an earlier attempt of ours, whose answer was lost
-			}
-			if exists {
-				if err := may(stored.Info); err != nil {
-					return refusal{err}
-				}
-			}
-			err = send(ctx, p, name, upload{Object: o.typed(), metadata: metadata(sequence, mark), replaces: stored.version})
-			if !errors.Is(err, errOvertaken) {
-				return err
+			if err = w.attempt(ctx, p); !errors.Is(err, errOvertaken) {
+				break
 			}
 		}
-		return errOvertaken
+		return err
 	})
 }
 
-// mostRaces is how often an attempt may find that somebody else was faster. Each
-// loss means that another writer came through.
-const mostRaces = 20
-
-// send puts an object with a body of which nothing is read once send is over:
-// the next attempt reads it again.
-func send(ctx context.Context, p provider, name string, u upload) error {
-	u.Body = &loan{body: u.Object.Body}
-	defer u.Body.end()
-	if _, err := u.Body.Seek(0, io.SeekStart); err != nil {
+// attempt looks, decides and writes. It is errOvertaken when somebody came
+// between the look and the write.
+func (w change) attempt(ctx context.Context, p provider) error {
+	stored, err := p.head(ctx, w.name)
+	switch {
+	case errors.Is(err, errAbsent):
+		return w.send(ctx, p, "")
+	case err != nil:
+		return err
+	case stored.mark == w.mark:
+		return nil // an earlier attempt of ours, whose answer was lost
+	}
+	if err := w.may(stored.Info); err != nil {
 		return refusal{err}
 	}
-	err := p.put(ctx, name, u)
-	if broken := u.Body.broken(); broken != nil {
+	return w.send(ctx, p, stored.version)
+}
+
+// send writes over a version. Nothing is read of the body any more once it is
+// over: the next attempt reads it again.
+func (w change) send(ctx context.Context, p provider, version string) error {
+	body := &loan{body: w.object.Body}
+	defer body.end()
+	if _, err := body.Seek(0, io.SeekStart); err != nil {
+		return refusal{err}
+	}
+	err := p.put(ctx, w.name, upload{
+		Object: w.object, Body: body, metadata: metadata(w.sequence, w.mark), replaces: version,
+	})
+	if broken := body.broken(); broken != nil {
 		return broken
 	}
 	if errors.Is(err, errAbsent) {

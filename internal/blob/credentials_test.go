@@ -1,6 +1,8 @@
 package blob_test
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -64,5 +66,22 @@ func TestCredentials(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Credentials that are looked for too slowly are looked for again.
+func TestCredentialsAreSlow(t *testing.T) {
+	slow := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	t.Cleanup(slow.Close)
+	for name, value := range map[string]string{
+		"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent", "AWS_CONFIG_FILE": "/nonexistent",
+		"AWS_EC2_METADATA_SERVICE_ENDPOINT": slow.URL, "AWS_EC2_METADATA_DISABLED": "false",
+	} {
+		t.Setenv(name, value)
+	}
+	b := blob.Impatient(open(t, "s3://bucket?region=eu-west-1"), 20*time.Millisecond)
+	err := b.Delete(t.Context(), "us/1.zip")
+	if err == nil || !strings.Contains(err.Error(), "did not answer in time") {
+		t.Errorf("error %v, want one that tells of the silence", err)
 	}
 }

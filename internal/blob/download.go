@@ -54,7 +54,7 @@ func (d *download) ask(ctx context.Context) (io.ReadCloser, state, error) {
 		return nil, state{}, err
 	}
 	body, s, err := p.get(ctx, d.name, d.at, d.state.version)
-	if errors.Is(err, errOvertaken) {
+	if errors.Is(err, errOvertaken) && d.state.version != "" {
 		err = refusal{err} // what was opened will not come back
 	}
 	return body, s, err

@@ -100,7 +100,10 @@ func (g *google) get(ctx context.Context, name string, from int64, version strin
 	r, err := object.NewRangeReader(ctx, from, -1)
 	if errors.Is(err, storage.ErrObjectNotExist) {
 		_, why := g.head(ctx, name)
-		return nil, state{}, errors.Join(why, errOvertakenIf(why == nil))
+		if why == nil {
+			why = errOvertaken // there is another one now
+		}
+		return nil, state{}, why
 	}
 	if err != nil {
 		return nil, state{}, g.explain(err)
@@ -110,13 +113,6 @@ func (g *google) get(ctx context.Context, name string, from int64, version strin
 	}}
 	s.recall(r.Metadata())
 	return r, s, nil
-}
-
-func errOvertakenIf(overtaken bool) error {
-	if overtaken {
-		return errOvertaken
-	}
-	return nil
 }
 
 func (g *google) remove(ctx context.Context, name string) error {
@@ -145,8 +141,8 @@ func (g *google) explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	var got *googleapi.Error
-	if !errors.As(err, &got) {
+	got, ok := errors.AsType[*googleapi.Error](err)
+	if !ok {
 		return g.unreachable(err)
 	}
 	return g.judge(answer{status: got.Code, code: googleCode(got)})

@@ -64,14 +64,14 @@ func (p patience) persist(ctx context.Context, try func(ctx context.Context) err
 }
 
 func isFinal(err error) bool {
-	var r refusal
-	return err == nil || errors.Is(err, errAbsent) || errors.As(err, &r)
+	_, refused := errors.AsType[refusal](err)
+	return err == nil || refused || errors.Is(err, errAbsent)
 }
 
 // inTime names the reason why an attempt ended, where clients only say that it
-// did.
+// did. One that was still looking for credentials may find them at the next.
 func inTime(ctx context.Context, err error) error {
-	if err != nil && !isFinal(err) && ctx.Err() != nil {
+	if ctx.Err() != nil && (!isFinal(err) || errors.Is(err, errNobody)) {
 		return context.Cause(ctx)
 	}
 	return err

@@ -2,6 +2,7 @@ package blobtest
 
 import (
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -177,9 +178,7 @@ func Silence(_ http.ResponseWriter, r *http.Request, _ http.Handler) {
 func record(w http.ResponseWriter, r *http.Request, forward http.Handler) []byte {
 	answer := httptest.NewRecorder()
 	forward.ServeHTTP(answer, r)
-	for name, values := range answer.Header() {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), answer.Header())
 	w.WriteHeader(answer.Code)
 	return answer.Body.Bytes()
 }

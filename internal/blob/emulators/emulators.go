@@ -86,7 +86,7 @@ func (e *Emulator) Stop() {
 }
 
 func start(ctx context.Context, k Kind) (*Emulator, error) {
-	address, err := freeAddress()
+	address, err := freeAddress(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -106,8 +106,8 @@ func start(ctx context.Context, k Kind) (*Emulator, error) {
 	return e, nil
 }
 
-func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+func freeAddress(ctx context.Context) (string, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}
