@@ -396,7 +396,7 @@ func TestBadFiles(t *testing.T) {
 			a.Break("2.zip", fault)
 			a.Put("3.zip", a.File(now, a.Signer, entest.Exposures(20, 2, now), nil))
 			a.List("1.zip", "2.zip", "3.zip")
-			s := b.service(a.Client(func(s *remote.Settings) { s.Timeout = 200 * time.Millisecond }))
+			s := b.service(a.Client(func(s *remote.Settings) { s.Timeout = 3 * time.Second }))
 			b.schedule(s)
 
 			done := b.run(s)
@@ -546,7 +546,7 @@ func TestImportsAreIndependent(t *testing.T) {
 	down.Break("index.txt", sourcetest.Status(503))
 	hung.Break("index.txt", sourcetest.Drip)
 	good.Publish(b.Now(), entest.Exposures(0, 2, b.Now()), nil)
-	s := b.service(good.Client(func(s *remote.Settings) { s.Timeout = 200 * time.Millisecond }))
+	s := b.service(good.Client(func(s *remote.Settings) { s.Timeout = 3 * time.Second }))
 
 	scheduled := b.schedule(s)
 	if scheduled.Imports != 3 || scheduled.Fresh != 1 || len(scheduled.Failures) != 2 {
@@ -659,7 +659,7 @@ func TestFaults(t *testing.T) {
 				}
 				names = append(names, a.Publish(b.Now().Add(time.Duration(i-6)*time.Hour), all, nil))
 			}
-			client := a.Client(func(s *remote.Settings) { s.Timeout = 100 * time.Millisecond })
+			client := a.Client(func(s *remote.Settings) { s.Timeout = 10 * time.Second })
 			for range 30 {
 				faults := []http.HandlerFunc{nil, nil, nil, sourcetest.Status(500), sourcetest.Cut(a.Served(names[0])), answer([]byte("rubbish"))}
 				name := names[r.IntN(len(names))]

@@ -85,7 +85,7 @@ func renamed(rewrite string) func(*store.MirrorConfig) {
 func (h *house) service(now func() time.Time) *mirror.Service {
 	return mirror.New(mirror.Settings{TTL: 14 * day, Grace: time.Hour, Timeout: time.Minute, AtOnce: 4}, mirror.Deps{
 		Store: h.DB, Buckets: h, Now: now,
-		Remote: h.source.Client(func(s *remote.Settings) { s.Timeout = 200 * time.Millisecond }),
+		Remote: h.source.Client(func(s *remote.Settings) { s.Timeout = 3 * time.Second }),
 	})
 }
 

@@ -180,9 +180,17 @@ func (k *Keyring) loaded(ctx context.Context) (*ring, error) {
 	if r := k.ring.Load(); r.fresh(k.now()) {
 		return r, nil
 	}
-	err := k.refresh(ctx)
-	if r := k.ring.Load(); r != nil && k.now().Sub(r.loaded).Abs() < goOnFor {
-		return r, nil
+	// A refresh that began long ago, before this machine slept, may end well and
+	// bring what is too old by now: then a second one is asked for.
+	var err error
+	for range 2 {
+		err = k.refresh(ctx)
+		if r := k.ring.Load(); r != nil && k.now().Sub(r.loaded).Abs() < goOnFor {
+			return r, nil
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	return nil, err
+	return nil, tryAgain(errors.New("what was loaded is too old already"))
 }
