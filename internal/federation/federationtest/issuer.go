@@ -40,7 +40,13 @@ type Issuer struct {
 // NewIssuer starts an issuer with one key. The clock dates its tokens.
 func NewIssuer(t testing.TB, now func() time.Time) *Issuer {
 	t.Helper()
-	i := &Issuer{CA: NewAuthority(t), now: now, clients: map[string]string{}, asked: map[string]int{}}
+	return NewIssuerUnder(t, NewAuthority(t), now)
+}
+
+// NewIssuerUnder is NewIssuer with a certificate of an authority that is there.
+func NewIssuerUnder(t testing.TB, ca *Authority, now func() time.Time) *Issuer {
+	t.Helper()
+	i := &Issuer{CA: ca, now: now, clients: map[string]string{}, asked: map[string]int{}}
 	i.Add(t, newKey(t), jose.ES256)
 
 	mux := http.NewServeMux()
