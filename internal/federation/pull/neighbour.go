@@ -47,7 +47,7 @@ func (s *Service) pull(ctx context.Context, p store.Pull, share time.Duration) (
 			slog.WarnContext(ctx, "the lease of a neighbour will have to run out", "neighbour", p.Name, "error", err)
 		}
 	}()
-	c := &conversation{Service: s, Pull: p, outcome: &o}
+	c := &conversation{Service: s, Pull: p, outcome: &o, seen: map[exposure.Key]bool{}}
 	o.err = guarded(func() error { return c.run(ctx, share) })
 	c.record(ctx)
 	return o
@@ -74,6 +74,7 @@ type conversation struct {
 	token    source
 	audience audience
 	watch    watch
+	seen     map[exposure.Key]bool // in the list that is being read
 }
 
 // run asks for pages while the last one is being stored. It ends at the first

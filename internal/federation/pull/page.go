@@ -98,18 +98,18 @@ func (c *conversation) read(answer *federationpb.FederationFetchResponse, from [
 // others.
 func (c *conversation) keepable(p *page, sent []*federationpb.ExposureKey, judge func(exposure.Exposure) (exposure.Exposure, string)) []exposure.Exposure {
 	kept := make([]exposure.Exposure, 0, len(sent))
-	seen := make(map[exposure.Key]struct{}, len(sent))
+	clear(c.seen)
 	for _, k := range sent {
 		e, err := federation.FromWire(k)
 		if err != nil {
 			p.Dropped[dropMalformed]++
 			continue
 		}
-		if _, again := seen[e.Key]; again {
+		if c.seen[e.Key] {
 			p.Dropped[dropRepeated]++
 			continue
 		}
-		seen[e.Key] = struct{}{}
+		c.seen[e.Key] = true
 		e, reason := judge(e)
 		if reason != "" {
 			p.Dropped[reason]++

@@ -168,8 +168,7 @@ func (fileTokens) forget() bool { return false }
 
 // reason is what went wrong with a file, without its name.
 func reason(err error) string {
-	var path *os.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*os.PathError](err); ok {
 		return path.Err.Error()
 	}
 	return "unknown"
