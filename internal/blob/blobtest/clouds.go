@@ -43,7 +43,7 @@ func startCloud(k emulators.Kind) (*cloud, error) {
 	}
 	c := &cloud{Emulator: e, address: e.Address}
 	if k == emulators.Amazon {
-		front := httptest.NewServer(forwardTo(e.Address, &readsAlone{RoundTripper: http.DefaultTransport}))
+		front := httptest.NewServer(forwardTo(e.Address, &oneByOne{RoundTripper: http.DefaultTransport}))
 		c.address = front.Listener.Addr().String()
 	}
 	return c, nil

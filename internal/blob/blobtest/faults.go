@@ -183,23 +183,19 @@ func record(w http.ResponseWriter, r *http.Request, forward http.Handler) []byte
 	return answer.Body.Bytes()
 }
 
-// readsAlone lets many requests change a bucket at once, and one read it, but not
-// both. Versitygw reads an object and its attributes by several looks at a
-// folder, between which another object may come; S3 does not.
-type readsAlone struct {
+// oneByOne hands requests on one after the other. Versitygw reads an object and
+// its attributes by several looks at a folder, and looks at the condition of a
+// write before it writes: between the two another request may come. In S3 each
+// of them is one step.
+type oneByOne struct {
 	http.RoundTripper
-	mu sync.RWMutex
+	mu sync.Mutex
 }
 
 // RoundTrip implements http.RoundTripper. The body that is sent after the
 // answer's head comes from an open file.
-func (a *readsAlone) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-	} else {
-		a.mu.RLock()
-		defer a.mu.RUnlock()
-	}
+func (a *oneByOne) RoundTrip(r *http.Request) (*http.Response, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	return a.RoundTripper.RoundTrip(r)
 }
