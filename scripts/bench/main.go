@@ -132,6 +132,7 @@ func measurements() []measurement {
 		{"export", (*bench).export},
 		{"cleanup", (*bench).cleanup},
 		{"federation", (*bench).federation},
+		{"federation-out", (*bench).federationOut},
 		{"idle", (*bench).idle},
 	}
 }

@@ -11,7 +11,7 @@ type Settings struct {
 	Page    int           `envconfig:"FEDERATION_PAGE" default:"500" min:"1" max:"50000" desc:"keys of an answer, for a neighbour that asks for no number"`
 	MaxPage int           `envconfig:"FEDERATION_MAX_PAGE" default:"10000" min:"1" max:"50000" desc:"keys of an answer at most, whatever is asked; an answer of 3 MiB is full before"`
 	Timeout time.Duration `envconfig:"FEDERATION_TIMEOUT" default:"20s" min:"100ms" max:"24s" desc:"how long an answer may take; a neighbour's own deadline may be sooner; at four fifths what was found so far is sent; a stop waits 24s"`
-	Rate    int           `envconfig:"FEDERATION_RATE" default:"50" min:"1" max:"10000" desc:"requests a second of one neighbour; what comes faster waits for up to two seconds, and what would wait longer is refused"`
+	Rate    int           `envconfig:"FEDERATION_RATE" default:"200" min:"1" max:"10000" desc:"requests a second of one neighbour; what comes faster waits for up to two seconds, and what would wait longer is refused"`
 
 	Cert     string `envconfig:"FEDERATION_TLS_CERT" desc:"PEM file with the server's certificate and its chain, read again when it changes; empty: no TLS, for a platform that ends it in front"`
 	Key      string `envconfig:"FEDERATION_TLS_KEY" desc:"PEM file with the certificate's key"`
