@@ -78,8 +78,12 @@ func (h *grpcHealth) Check(ctx context.Context, ask *healthpb.HealthCheckRequest
 	if _, known := h.services[ask.GetService()]; !known && ask.GetService() != "" {
 		return nil, status.Error(codes.NotFound, "there is no such service here")
 	}
+	return &healthpb.HealthCheckResponse{Status: h.status(ctx)}, nil
+}
+
+func (h *grpcHealth) status(ctx context.Context) healthpb.HealthCheckResponse_ServingStatus {
 	if h.stopping.Load() || h.health.ready(ctx) != nil {
-		return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_NOT_SERVING}, nil
+		return healthpb.HealthCheckResponse_NOT_SERVING
 	}
-	return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_SERVING}, nil
+	return healthpb.HealthCheckResponse_SERVING
 }

@@ -70,7 +70,7 @@ func TestDeadline(t *testing.T) {
 	t.Parallel()
 	s := newStation(t, func(settings *serve.Settings) { settings.Timeout = 200 * time.Millisecond })
 	s.allow("ca", subject, []string{"US"}, nil)
-	s.expect("all is well", s.as(subject), codes.OK)
+	s.expect(s.as(subject), "all is well", codes.OK)
 
 	conn, err := s.db.Pool().Acquire(t.Context())
 	if err != nil {
@@ -80,14 +80,14 @@ func TestDeadline(t *testing.T) {
 	if _, err := conn.Exec(t.Context(), `BEGIN; LOCK TABLE log_head`); err != nil {
 		t.Fatal(err)
 	}
-	s.expect("by our own deadline", s.as(subject), codes.DeadlineExceeded)
+	s.expect(s.as(subject), "by our own deadline", codes.DeadlineExceeded)
 	ctx, cancel := context.WithTimeout(s.as(subject), 50*time.Millisecond)
 	defer cancel()
-	s.expect("by the neighbour's", ctx, codes.DeadlineExceeded)
+	s.expect(ctx, "by the neighbour's", codes.DeadlineExceeded)
 	if _, err := conn.Exec(t.Context(), `ROLLBACK`); err != nil {
 		t.Fatal(err)
 	}
-	s.expect("all is well again", s.as(subject), codes.OK)
+	s.expect(s.as(subject), "all is well again", codes.OK)
 }
 
 // A neighbour that asks without end is slowed down and then refused; the others
@@ -103,13 +103,13 @@ func TestNeighbourThatNeverEnds(t *testing.T) {
 	for range 60 {
 		all.Go(func() { answers[s.code(ctx)].Add(1) })
 	}
-	s.expect("another neighbour", others, codes.OK)
+	s.expect(others, "another neighbour", codes.OK)
 	all.Wait()
 	ok, refused := answers[codes.OK].Load(), answers[codes.ResourceExhausted].Load()
 	if ok < 5 || refused < 20 || ok+refused != 60 {
 		t.Errorf("of 60 requests at once %d were answered and %d refused", ok, refused)
 	}
-	s.expect("another neighbour, afterwards", others, codes.OK)
+	s.expect(others, "another neighbour, afterwards", codes.OK)
 }
 
 func TestRequestsAreBounded(t *testing.T) {

@@ -71,9 +71,9 @@ func newStation(t testing.TB, edits ...func(*serve.Settings)) *station {
 	return s
 }
 
-func open(t testing.TB, open func(context.Context, database.Settings) (*store.DB, error), url string) *store.DB {
+func open(t testing.TB, door func(context.Context, database.Settings) (*store.DB, error), url string) *store.DB {
 	t.Helper()
-	db, err := open(context.Background(), database.Settings{URL: url, PoolMax: 10})
+	db, err := door(context.Background(), database.Settings{URL: url, PoolMax: 10})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ func (s *station) code(ctx context.Context) codes.Code {
 	return status.Code(err)
 }
 
-func (s *station) expect(why string, ctx context.Context, want codes.Code) {
+func (s *station) expect(ctx context.Context, why string, want codes.Code) {
 	s.t.Helper()
 	if _, err := s.try(ctx, &federationpb.FederationFetchRequest{}); status.Code(err) != want {
 		s.t.Errorf("%s: %v, want %s", why, err, want)
@@ -243,7 +243,7 @@ func TestKeysOfIssuers(t *testing.T) {
 			s := newStation(t)
 			s.allow("ca", subject, []string{"US"}, nil)
 			s.issuer.Add(t, tc.key, tc.alg)
-			s.expect(tc.why, s.as(subject), tc.want)
+			s.expect(s.as(subject), tc.why, tc.want)
 		})
 	}
 }
@@ -258,7 +258,7 @@ func TestKeysThatCannotBeRead(t *testing.T) {
 			set.Keys = append([]jose.JSONWebKey{{Key: []byte("a shared secret"), KeyID: "key-1"}}, set.Keys...)
 		}
 	})
-	s.expect("a shared secret beside the key", s.as(subject), codes.OK)
+	s.expect(s.as(subject), "a shared secret beside the key", codes.OK)
 
 	s = newStation(t)
 	s.allow("ca", subject, []string{"US"}, nil)
@@ -269,7 +269,7 @@ func TestKeysThatCannotBeRead(t *testing.T) {
 			}
 		}
 	})
-	s.expect("a key that is not for signatures", s.as(subject), codes.Unauthenticated)
+	s.expect(s.as(subject), "a key that is not for signatures", codes.Unauthenticated)
 }
 
 func TestIssuerTurnsItsKeysOver(t *testing.T) {
@@ -277,29 +277,29 @@ func TestIssuerTurnsItsKeysOver(t *testing.T) {
 	s := newStation(t)
 	s.allow("ca", subject, []string{"US"}, nil)
 	old := s.as(subject)
-	s.expect("the first key", old, codes.OK)
+	s.expect(old, "the first key", codes.OK)
 
 	s.issuer.Rotate(t)
 	fresh := s.as(subject)
-	s.expect("a new key, right after the keys were read", fresh, codes.Unauthenticated)
+	s.expect(fresh, "a new key, right after the keys were read", codes.Unauthenticated)
 	s.pass(serve.KeysPause)
-	s.expect("a new key", fresh, codes.OK)
-	s.expect("a key that is gone", old, codes.Unauthenticated)
+	s.expect(fresh, "a new key", codes.OK)
+	s.expect(old, "a key that is gone", codes.Unauthenticated)
 
 	long := bearing(t.Context(), s.issuer.Token(t, subject, audience, func(c federationtest.Claims) {
 		c["exp"] = s.now().Add(24 * time.Hour).Unix()
 	}))
 	s.issuer.Rotate(t)
-	s.expect("a key that is gone, so shortly that we still have it", long, codes.OK)
+	s.expect(long, "a key that is gone, so shortly that we still have it", codes.OK)
 	s.pass(serve.KeysAge)
-	s.expect("a key that is gone, and nobody came with the new one", long, codes.Unauthenticated)
+	s.expect(long, "a key that is gone, and nobody came with the new one", codes.Unauthenticated)
 }
 
 func TestIssuerIsAskedSeldom(t *testing.T) {
 	t.Parallel()
 	s := newStation(t)
 	s.allow("ca", subject, []string{"US"}, nil)
-	s.expect("the keys are read", s.as(subject), codes.OK)
+	s.expect(s.as(subject), "the keys are read", codes.OK)
 	s.pass(serve.KeysPause)
 	now := s.now()
 	forgery := forged(map[string]any{"alg": "ES256", "kid": "unknown"}, map[string]any{
@@ -307,11 +307,11 @@ func TestIssuerIsAskedSeldom(t *testing.T) {
 	}, by(t, ecKey(t)))
 	var all sync.WaitGroup
 	for range 30 {
-		all.Go(func() { s.expect("a forgery", bearing(t.Context(), forgery), codes.Unauthenticated) })
+		all.Go(func() { s.expect(bearing(t.Context(), forgery), "a forgery", codes.Unauthenticated) })
 	}
 	all.Wait()
 	for range 100 {
-		s.expect("the real one", s.as(subject), codes.OK)
+		s.expect(s.as(subject), "the real one", codes.OK)
 	}
 	if n := s.issuer.Asked("/keys"); n != 2 {
 		t.Errorf("30 forgeries and 101 tokens made us ask for keys %d times, want 2", n)
@@ -323,22 +323,22 @@ func TestIssuerIsDown(t *testing.T) {
 	s := newStation(t)
 	s.allow("ca", subject, []string{"US"}, nil)
 	s.issuer.SetDown(true)
-	s.expect("its keys were never read", s.as(subject), codes.Unavailable)
+	s.expect(s.as(subject), "its keys were never read", codes.Unavailable)
 	asked := s.issuer.Asked("/.well-known/openid-configuration")
-	s.expect("once more, at once", s.as(subject), codes.Unavailable)
+	s.expect(s.as(subject), "once more, at once", codes.Unavailable)
 	if n := s.issuer.Asked("/.well-known/openid-configuration"); n != asked {
 		t.Error("an issuer that is down is asked with each request")
 	}
 	s.issuer.SetDown(false)
 	s.pass(serve.KeysPause)
-	s.expect("it is back", s.as(subject), codes.OK)
+	s.expect(s.as(subject), "it is back", codes.OK)
 
 	s.issuer.SetDown(true)
 	s.pass(10 * serve.KeysAge)
-	s.expect("its keys are old", s.as(subject), codes.OK)
+	s.expect(s.as(subject), "its keys are old", codes.OK)
 	s.issuer.Rotate(t)
 	s.pass(serve.KeysPause)
-	s.expect("a key that we cannot know", s.as(subject), codes.Unavailable)
+	s.expect(s.as(subject), "a key that we cannot know", codes.Unavailable)
 }
 
 // The time that an issuer takes is its neighbours' alone.
@@ -362,7 +362,7 @@ func TestIssuerIsSlow(t *testing.T) {
 	ended := make(chan codes.Code, 1)
 	go func() { ended <- s.code(ctx) }()
 	<-held
-	s.expect("another issuer's neighbour", s.as(subject), codes.OK)
+	s.expect(s.as(subject), "another issuer's neighbour", codes.OK)
 	cancel()
 	if code := <-ended; code != codes.Canceled {
 		t.Errorf("who waits for a slow issuer and hangs up gets %s", code)
@@ -391,7 +391,7 @@ func TestIssuerThatIsNotWhoItSays(t *testing.T) {
 			s := newStation(t)
 			s.allow("ca", subject, []string{"US"}, nil)
 			s.issuer.Edit(tc.edit)
-			s.expect(tc.why, s.as(subject), codes.Unavailable)
+			s.expect(s.as(subject), tc.why, codes.Unavailable)
 		})
 	}
 }
@@ -399,26 +399,26 @@ func TestIssuerThatIsNotWhoItSays(t *testing.T) {
 func TestNeighboursComeAndGo(t *testing.T) {
 	t.Parallel()
 	s := newStation(t)
-	s.expect("nobody is allowed", s.as(subject), codes.Unauthenticated)
+	s.expect(s.as(subject), "nobody is allowed", codes.Unauthenticated)
 	s.allow("ca", subject, []string{"US"}, nil)
-	s.expect("allowed", s.as(subject), codes.OK)
+	s.expect(s.as(subject), "allowed", codes.OK)
 	s.exec(`DELETE FROM federation_allow`)
 	s.pass(serve.PeersAge)
-	s.expect("no longer allowed", s.as(subject), codes.Unauthenticated)
+	s.expect(s.as(subject), "no longer allowed", codes.Unauthenticated)
 }
 
 func TestDatabaseIsDown(t *testing.T) {
 	t.Parallel()
 	s := newStation(t)
 	s.allow("ca", subject, []string{"US"}, nil)
-	s.expect("it is up", s.as(subject), codes.OK)
+	s.expect(s.as(subject), "it is up", codes.OK)
 	s.pool.Close()
 	s.pass(serve.PeersAge)
-	s.expect("a neighbour is still known, and told to come again", s.as(subject), codes.Unavailable)
-	s.expect("a stranger is still one", bearing(t.Context(), s.issuer.Token(t, "x", audience)), codes.Unauthenticated)
+	s.expect(s.as(subject), "a neighbour is still known, and told to come again", codes.Unavailable)
+	s.expect(bearing(t.Context(), s.issuer.Token(t, "x", audience)), "a stranger is still one", codes.Unauthenticated)
 
 	s = newStation(t)
 	s.allow("ca", subject, []string{"US"}, nil)
 	s.pool.Close()
-	s.expect("it was never up: nobody can tell who is a stranger", s.as(subject), codes.Unavailable)
+	s.expect(s.as(subject), "it was never up: nobody can tell who is a stranger", codes.Unavailable)
 }
