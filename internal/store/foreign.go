@@ -499,6 +499,12 @@ type column struct {
 	put   func(b []byte, e *exposure.Exposure) []byte
 }
 
+// Bytes that a row takes in the widest column, and in all of a statement.
+const (
+	widestColumn = 24
+	allColumns   = 80
+)
+
 // EncodeBinary implements pgtype.BinaryEncoder.
 func (c column) EncodeBinary(_ *pgtype.ConnInfo, b []byte) ([]byte, error) {
 	n := 0
@@ -508,7 +514,9 @@ func (c column) EncodeBinary(_ *pgtype.ConnInfo, b []byte) ([]byte, error) {
 	if n == 0 {
 		return appendInt4(appendInt4(appendInt4(b, 0), 0), c.oid), nil
 	}
-	b = slices.Grow(b, 20+n*(4+exposure.KeySize))
+	if cap(b)-len(b) < n*widestColumn {
+		b = slices.Grow(b, n*allColumns) // once, for those that follow too
+	}
 	for _, head := range []int32{1, 1, c.oid, int32(n), 1} {
 		b = appendInt4(b, head)
 	}

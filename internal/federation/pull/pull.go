@@ -27,7 +27,7 @@ import (
 // Settings say how much is asked for, and what of it may be kept.
 type Settings struct {
 	Timeout    time.Duration `envconfig:"FEDERATION_TIMEOUT" default:"5m" min:"1s" desc:"time after which one run stops; what was stored stays, and the next run goes on"`
-	PageKeys   int           `envconfig:"FEDERATION_PAGE_KEYS" default:"5000" min:"1" max:"50000" desc:"keys that a neighbour is asked for at once; it may send fewer"`
+	PageKeys   int           `envconfig:"FEDERATION_PAGE_KEYS" default:"4000" min:"1" max:"50000" desc:"keys that a neighbour is asked for at once; it may send fewer"`
 	MaxMessage int           `envconfig:"FEDERATION_MAX_MESSAGE_BYTES" default:"4194304" min:"65536" max:"67108864" desc:"bytes of one answer of a neighbour at most; about twelve times as much memory for each neighbour that is asked at once"`
 	Parallel   int           `envconfig:"FEDERATION_PARALLEL" default:"4" min:"1" max:"64" desc:"neighbours that are asked at once"`
 
