@@ -163,10 +163,20 @@ func (c *conversation) fetch(ctx context.Context, cursor []byte) (*federationpb.
 	switch {
 	case err == nil:
 		return answer, nil
-	case ctx.Err() != nil && c.watch.pages > 0:
+	case c.watch.pages > 0 && timeIsUp(ctx):
+		return nil, errTime
+	case c.watch.pages > 0 && ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	}
 	return nil, c.conn.explain(err, c.settings)
+}
+
+// timeIsUp tells whether the time of a run is over. The other side knows our
+// deadline too, and its answer to it may be here a moment before our clock.
+func timeIsUp(ctx context.Context) bool {
+	const moment = 100 * time.Millisecond
+	deadline, ok := ctx.Deadline()
+	return ok && time.Until(deadline) < moment
 }
 
 func (c *conversation) ask(ctx context.Context, question *federationpb.FederationFetchRequest) (*federationpb.FederationFetchResponse, error) {

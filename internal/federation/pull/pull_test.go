@@ -387,7 +387,7 @@ func TestMisbehaviour(t *testing.T) {
 		t.Run(tc.why, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			w.settings.Timeout, w.settings.Parallel = 4*time.Second, 1
+			w.settings.Timeout, w.settings.Parallel = 10*time.Second, 1
 			w.neighbour("bad", federationtest.NewServer(t, tc.answer))
 			w.neighbour("good", federationtest.NewServer(t, bookOf(101, 130, w.now).answer))
 			pulled, err := w.service().Run(t.Context(), "")
