@@ -134,7 +134,7 @@ func (g guarded) genuinePhonesWarn() {
 	contacts := map[string]*phone.Client{}
 	for platform, device := range map[string]phone.Device{phone.Android: g.classic(), phone.IOS: g.appAttest()} {
 		ill, contact := g.phone(device), g.phone(phone.Device{})
-		phone.Meet(exposure.IntervalOf(g.Now())-exposure.IntervalsPerDay, ill, contact)
+		phone.Meet(exposure.IntervalOf(g.Now())-2*exposure.IntervalsPerDay, ill, contact) // a key of yesterday waits until two in the morning
 		contacts[platform] = &phone.Client{Phone: contact, Feed: feed}
 		up := g.wantTaken("a genuine phone, "+platform, ill, system.AppUS, 1)
 		if a := g.send(ill, system.AppUS, up); !a.Accepted() || a.Inserted != 0 {
