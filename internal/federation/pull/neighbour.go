@@ -72,6 +72,7 @@ type conversation struct {
 
 	conn     *connection
 	token    source
+	mark     []byte // before the cursors of this conversation
 	audience audience
 	watch    watch
 	seen     map[exposure.Key]bool // in the list that is being read
@@ -116,7 +117,7 @@ func (c *conversation) open(ctx context.Context) (err error) {
 	if err := c.store.NeighbourAttempted(ctx, c.Origin, c.now()); err != nil {
 		return err
 	}
-	c.audience = newAudience(c.PullConfig)
+	c.mark, c.audience = markOf(c.PullConfig), newAudience(c.PullConfig)
 	if c.token, err = c.tokens.source(c.PullConfig); err != nil {
 		return err
 	}
@@ -163,10 +164,18 @@ func (c *conversation) fetch(ctx context.Context, cursor []byte) (*federationpb.
 	switch {
 	case err == nil:
 		return answer, nil
-	case ctx.Err() != nil && c.watch.pages > 0:
-		return nil, context.Cause(ctx)
+	case c.watch.pages > 0 && timeIsUp(ctx):
+		return nil, errTime
 	}
 	return nil, c.conn.explain(err, c.settings)
+}
+
+// timeIsUp tells whether the time of a run is over. The other side knows our
+// deadline too, and its answer to it may be here a moment before our clock.
+func timeIsUp(ctx context.Context) bool {
+	const moment = 100 * time.Millisecond
+	deadline, ok := ctx.Deadline()
+	return ok && time.Until(deadline) < moment
 }
 
 func (c *conversation) ask(ctx context.Context, question *federationpb.FederationFetchRequest) (*federationpb.FederationFetchResponse, error) {
