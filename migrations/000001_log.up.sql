@@ -181,7 +181,7 @@ CREATE TABLE neighbour (
     ended_at      timestamptz,                       -- no longer in the configuration
 
     -- What the last runs came to.
-    cursor        bytea,                             -- where to go on, as the neighbour gave it
+    cursor        bytea,                             -- where to go on, behind a mark of what was asked for
     cursor_at     timestamptz,                       -- when it was saved
     newest_at     timestamptz,                       -- how far that is, by the neighbour's clock
     attempted_at  timestamptz,

@@ -16,6 +16,15 @@ import (
 
 func federationCommands() []command {
 	return []command{{
+		name: "federation restart", args: "NAME", short: "let the next run ask a neighbour from the beginning",
+		help: `
+For a neighbour that lets us have more than before: older keys are told only to
+who starts anew. What we know already comes again, and does no harm. A change of
+regions in our own configuration does this by itself.
+
+  enctl federation restart ca`,
+		build: buildFederationRestart,
+	}, {
 		name: "federation status", args: "[NAME...]", short: "tell how it stands with neighbours",
 		help: `
 Each neighbour that we pull from, import or mirror gets a line: when we last had
@@ -27,6 +36,21 @@ in the last run follows below. A neighbour that is named must be there.
   enctl federation status -o json ca`,
 		build: buildFederationStatus,
 	}}
+}
+
+func buildFederationRestart(flags *flag.FlagSet, s *Session) action {
+	out := outputFlag(flags, s, "text", "json")
+	return func(ctx context.Context, args []string) error {
+		if err := exactly(args, "NAME"); err != nil {
+			return err
+		}
+		return s.withStore(ctx, func(db *store.DB) error {
+			if err := db.RestartPull(ctx, args[0]); err != nil {
+				return err
+			}
+			return out.line(map[string]string{"neighbour": args[0]}, "the next run of federation-in asks %s from the beginning", args[0])
+		})
+	}
 }
 
 func buildFederationStatus(flags *flag.FlagSet, s *Session) action {

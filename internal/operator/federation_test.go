@@ -7,7 +7,29 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"enkeyserver/internal/database"
 )
+
+func TestFederationRestart(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	if _, err := d.db.Exec(t.Context(), `INSERT INTO neighbour (kind, name, cursor) VALUES ('federation', 'ca', 'x'), ('import', 'mx', 'x')`); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.run("", "federation", "restart", "ca"); got.Status != 0 || !strings.Contains(got.Out, "asks ca from the beginning") {
+		t.Errorf("got %+v", got)
+	}
+	for _, name := range []string{"mx", "nowhere"} {
+		if got := d.run("", "federation", "restart", name); got.Status != 1 || !strings.Contains(got.Err, "no such neighbour to pull from") {
+			t.Errorf("for %s: got %+v", name, got)
+		}
+	}
+	left, err := database.All[string](t.Context(), d.db, `SELECT name FROM neighbour WHERE cursor IS NOT NULL`)
+	if diff := cmp.Diff([]string{"mx"}, left); diff != "" || err != nil {
+		t.Errorf("cursors that are left, %v (-want +got):\n%s", err, diff)
+	}
+}
 
 func TestFederationStatus(t *testing.T) {
 	t.Parallel()

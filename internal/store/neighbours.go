@@ -12,7 +12,7 @@ import (
 type Pull struct {
 	PullConfig
 	Origin int
-	Cursor []byte // as the neighbour gave it; nil: from the beginning
+	Cursor []byte // as package pull wrote it; nil: from the beginning
 }
 
 // Pulls gives the neighbours to ask, first those that have waited longest.
@@ -38,7 +38,21 @@ func (db *DB) Cursor(ctx context.Context, origin int) (cursor []byte, err error)
 	return row.Cursor, err
 }
 
-var errNotNeighbour = errs.NotFound("no_neighbour", "it is not in the configuration any more")
+var errNotNeighbour = errs.NotFound("no_neighbour", "the configuration has no such neighbour to pull from")
+
+// RestartPull lets the next run ask a neighbour from the beginning. What came
+// before is known when it comes again.
+func (db *DB) RestartPull(ctx context.Context, name string) (err error) {
+	defer errs.Wrap(&err, "RestartPull(%s)", name)
+	n, err := database.Exec(ctx, db, `
+		UPDATE neighbour
+		SET    cursor = NULL
+		WHERE  kind = 'federation' AND name = $1 AND ended_at IS NULL`, name)
+	if err == nil && n == 0 {
+		return errNotNeighbour
+	}
+	return err
+}
 
 // NeighbourAttempted notes that we begin to take what a neighbour has.
 func (db *DB) NeighbourAttempted(ctx context.Context, origin int, now time.Time) (err error) {

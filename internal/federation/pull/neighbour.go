@@ -72,6 +72,7 @@ type conversation struct {
 
 	conn     *connection
 	token    source
+	mark     []byte // before the cursors of this conversation
 	audience audience
 	watch    watch
 	seen     map[exposure.Key]bool // in the list that is being read
@@ -116,7 +117,7 @@ func (c *conversation) open(ctx context.Context) (err error) {
 	if err := c.store.NeighbourAttempted(ctx, c.Origin, c.now()); err != nil {
 		return err
 	}
-	c.audience = newAudience(c.PullConfig)
+	c.mark, c.audience = markOf(c.PullConfig), newAudience(c.PullConfig)
 	if c.token, err = c.tokens.source(c.PullConfig); err != nil {
 		return err
 	}

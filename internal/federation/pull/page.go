@@ -1,6 +1,9 @@
 package pull
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
 	"slices"
 	"time"
 
@@ -44,6 +47,19 @@ func (p page) idle() bool {
 // moves tells whether the next question will be another one.
 func (p page) moves() bool { return string(p.From) != string(p.To) }
 
+// A cursor is stored behind a mark of what it was the cursor for: asked for other
+// regions, or for more than travellers, a neighbour would go on where it is and
+// never tell of older keys. So it is asked from the beginning then; what comes
+// twice does no harm.
+const markSize = 8
+
+// markOf is the mark of what a neighbour is asked for.
+func markOf(p store.PullConfig) []byte {
+	text := fmt.Sprintf("%q %q %t %t", federation.Regions(p.IncludeRegions), federation.Regions(p.ExcludeRegions), p.OnlyTravelers, p.OnlyLocalProvenance)
+	sum := sha256.Sum256([]byte(text))
+	return sum[:markSize]
+}
+
 // question asks for what follows after a cursor.
 func (c *conversation) question(cursor []byte) (*federationpb.FederationFetchRequest, error) {
 	ask := &federationpb.FederationFetchRequest{
@@ -53,12 +69,13 @@ func (c *conversation) question(cursor []byte) (*federationpb.FederationFetchReq
 		OnlyLocalProvenance: c.OnlyLocalProvenance,
 		MaxExposureKeys:     uint32(c.settings.PageKeys),
 	}
-	if cursor == nil {
+	state, ours := bytes.CutPrefix(cursor, c.mark)
+	if !ours {
 		return ask, nil
 	}
 	ask.State = &federationpb.FetchState{}
-	if err := proto.Unmarshal(cursor, ask.State); err != nil {
-		return nil, errOf("the cursor that is stored of it is damaged")
+	if err := proto.Unmarshal(state, ask.State); err != nil {
+		return nil, errOf("the cursor that is stored of it is damaged: enctl federation restart lets it begin anew")
 	}
 	return ask, nil
 }
@@ -69,7 +86,7 @@ func (c *conversation) read(answer *federationpb.FederationFetchResponse, from [
 	now := c.now()
 	p.Origin, p.From, p.To, p.Dropped = c.Origin, from, from, map[string]int{}
 	if next := answer.GetNextFetchState(); next != nil {
-		if p.To, err = (proto.MarshalOptions{Deterministic: true}).Marshal(next); err != nil {
+		if p.To, err = (proto.MarshalOptions{Deterministic: true}).MarshalAppend(slices.Clone(c.mark), next); err != nil {
 			return p, err
 		}
 		p.Newest, p.ahead = newest(next.GetKeyCursor().GetTimestamp(), now)

@@ -291,6 +291,45 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// Who is asked for more than before, or told to, begins anew; otherwise a
+// neighbour goes on where it was, and never tells of older keys.
+func TestBeginAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := bookOf(1, 700, w.now)
+	server := federationtest.NewServer(t, b.answer)
+	w.neighbour("ca", server)
+	s := w.service()
+	states := func() (all []string) {
+		before := len(server.Asked())
+		w.run(s)
+		for _, a := range server.Asked()[before:] {
+			all = append(all, a.Request.GetState().GetKeyCursor().GetNextToken())
+		}
+		return all
+	}
+	for _, tc := range []struct {
+		why, change string
+		want        []string
+	}{
+		{"at first", `SELECT`, []string{"", "500"}},
+		{"nothing changed", `SELECT`, []string{"700"}},
+		{"another address, another token", `UPDATE federation_pull SET audience = 'another'`, []string{"700"}},
+		{"more regions", `UPDATE federation_pull SET include_regions = '{US,CA}'`, []string{"", "500"}},
+		{"the same in another order", `UPDATE federation_pull SET include_regions = '{CA,US}'`, []string{"700"}},
+		{"keys of others too", `UPDATE federation_pull SET only_local_provenance = NOT only_local_provenance`, []string{"", "500"}},
+		{"an operator says so", `UPDATE neighbour SET cursor = NULL`, []string{"", "500"}},
+	} {
+		w.exec(tc.change)
+		if diff := cmp.Diff(tc.want, states()); diff != "" {
+			t.Errorf("%s: asked from (-want +got):\n%s", tc.why, diff)
+		}
+	}
+	if diff := cmp.Diff(numbers(1, 700), w.keys(700)); diff != "" {
+		t.Errorf("keys (-want +got):\n%s", diff)
+	}
+}
+
 func unexported(p cmp.Path) bool { return p.Last().String() == ".err" }
 
 // However small or large its pages are, all is taken, once.
