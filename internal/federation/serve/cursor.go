@@ -42,7 +42,8 @@ func parseToken(text string, log store.Log) (store.Position, bool) {
 		return store.Position{}, false
 	}
 	raw, err := tokens.DecodeString(text)
-	if err != nil || raw[0] != tokenVersion || [16]byte(raw[1:17]) != log.Identity {
+	// The decoder skips line breaks, so that the text's length does not tell.
+	if err != nil || len(raw) != tokenSize || raw[0] != tokenVersion || [16]byte(raw[1:17]) != log.Identity {
 		return store.Position{}, false
 	}
 	epoch, ordinal := binary.BigEndian.Uint32(raw[17:]), binary.BigEndian.Uint32(raw[21:])

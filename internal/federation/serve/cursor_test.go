@@ -49,6 +49,8 @@ func TestTokens(t *testing.T) {
 		{"longer", good + "A"},
 		{"padded", good + "=="},
 		{"a line break inside", good[:10] + "\n" + good[11:]},
+		{"shorter by line breaks", good[:len(good)-6] + "\n\n\n\r\n\n"},
+		{"line breaks only", strings.Repeat("\n", len(good))},
 		{"bits that do not count", good[:len(good)-1] + string(good[len(good)-1]+1)},
 		{"not base64", strings.Repeat("?", len(good))},
 	} {
