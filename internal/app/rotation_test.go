@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,7 +16,7 @@ import (
 	"enkeyserver/internal/app"
 	"enkeyserver/internal/config"
 	"enkeyserver/internal/database"
-	"enkeyserver/internal/database/cluster"
+	"enkeyserver/internal/database/dbtest"
 	"enkeyserver/internal/database/schema"
 	"enkeyserver/internal/exposure"
 	"enkeyserver/internal/exposure/entest"
@@ -77,7 +75,7 @@ type rotation struct {
 func newRotation(t *testing.T) *rotation {
 	t.Helper()
 	s := &rotation{t: t, manager: secretstest.NewGoogle(t)}
-	c := guarded(t)
+	c := dbtest.Guarded(t)
 	dsn := c.DSN("postgres")
 	m, err := schema.Open(t.Context(), database.Settings{URL: dsn}, migrations.Files, io.Discard)
 	if err != nil {
@@ -124,34 +122,6 @@ func (s *rotation) open() *store.DB {
 	}
 	s.t.Cleanup(db.Close)
 	return db
-}
-
-// guarded starts a server that asks everybody but its administrator for a
-// password.
-func guarded(t *testing.T) *cluster.Cluster {
-	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "hba") //nolint:usetesting // the server's user must be able to read it
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	rules := filepath.Join(dir, "pg_hba.conf")
-	err = errors.Join(
-		os.Chmod(dir, 0o755),
-		os.WriteFile(rules, []byte("local all postgres trust\nlocal all all scram-sha-256\n"), 0o644),
-	)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := cluster.Start(t.Context(), cluster.Settings{Extra: map[string]string{"hba_file": rules}})
-	if errors.Is(err, cluster.ErrMissing) && os.Getenv("CI") != "true" {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Stop() })
-	return c
 }
 
 func (s *rotation) exec(sql string) {

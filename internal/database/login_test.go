@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -13,34 +11,15 @@ import (
 
 	"enkeyserver/internal/database"
 	"enkeyserver/internal/database/cluster"
+	"enkeyserver/internal/database/dbtest"
 )
 
 // guarded starts a server that asks the roles alice and bob for a password, and
 // gives the way in for its administrator.
-func guarded(t *testing.T) (c *cluster.Cluster, admin *database.DB) {
+func guarded(t *testing.T) (*cluster.Cluster, *database.DB) {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "hba") //nolint:usetesting // the server's user must be able to read it
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	rules := filepath.Join(dir, "pg_hba.conf")
-	err = errors.Join(
-		os.Chmod(dir, 0o755),
-		os.WriteFile(rules, []byte("local all postgres trust\nlocal all all scram-sha-256\n"), 0o644),
-	)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err = cluster.Start(t.Context(), cluster.Settings{Extra: map[string]string{"hba_file": rules}})
-	if errors.Is(err, cluster.ErrMissing) && os.Getenv("CI") != "true" {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Stop() })
-	admin, err = database.Open(t.Context(), database.Settings{URL: c.DSN("postgres"), PoolMax: 2})
+	c := dbtest.Guarded(t)
+	admin, err := database.Open(t.Context(), database.Settings{URL: c.DSN("postgres"), PoolMax: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

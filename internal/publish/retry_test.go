@@ -14,6 +14,7 @@ import (
 	"enkeyserver/internal/certificate"
 	"enkeyserver/internal/database"
 	"enkeyserver/internal/database/cluster"
+	"enkeyserver/internal/database/dbtest"
 	"enkeyserver/internal/database/schema"
 	"enkeyserver/internal/exposure"
 	"enkeyserver/internal/exposure/entest"
@@ -276,18 +277,7 @@ func TestLockedTable(t *testing.T) {
 // privateDesk is a service over a PostgreSQL server of its own.
 func privateDesk(t *testing.T) (*cluster.Cluster, *desk) {
 	t.Helper()
-	if _, err := cluster.Binaries(); err != nil {
-		t.Skip(err)
-	}
-	server, err := cluster.Start(t.Context(), cluster.Settings{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	server := dbtest.Server(t, cluster.Settings{})
 	migrator, err := schema.Open(t.Context(), database.Settings{URL: server.DSN("postgres")}, migrations.Files, io.Discard)
 	if err != nil {
 		t.Fatal(err)

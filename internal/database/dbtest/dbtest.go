@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -83,6 +84,44 @@ func create(t testing.TB, template func(*server) (string, error)) string {
 		}
 	})
 	return s.dsn(name)
+}
+
+// Server starts a PostgreSQL server of the test's own, for tests of servers that
+// stop, or that ask for passwords. It ends with the test.
+func Server(t testing.TB, settings cluster.Settings) *cluster.Cluster {
+	t.Helper()
+	c, err := cluster.Start(t.Context(), settings)
+	if errors.Is(err, cluster.ErrMissing) && os.Getenv("CI") != "true" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// Guarded is a Server that asks everybody but its administrator for a password.
+func Guarded(t testing.TB) *cluster.Cluster {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "hba") //nolint:usetesting // the server's user must be able to read it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	rules := filepath.Join(dir, "pg_hba.conf")
+	err = errors.Join(
+		os.Chmod(dir, 0o755),
+		os.WriteFile(rules, []byte("local all postgres trust\nlocal all all scram-sha-256\n"), 0o644),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Server(t, cluster.Settings{Extra: map[string]string{"hba_file": rules}})
 }
 
 // server is where the databases are.
