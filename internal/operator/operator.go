@@ -83,6 +83,7 @@ func commands() []command {
 		federationCommands(),
 		signingCommands(),
 		whyCommands(),
+		triggerCommands(),
 		simulateCommands(),
 	)
 }
