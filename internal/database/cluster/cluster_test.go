@@ -16,24 +16,8 @@ import (
 	"github.com/jackc/pgx/v4"
 
 	"enkeyserver/internal/database/cluster"
+	"enkeyserver/internal/database/dbtest"
 )
-
-func start(t *testing.T, s cluster.Settings) *cluster.Cluster {
-	t.Helper()
-	c, err := cluster.Start(t.Context(), s)
-	if errors.Is(err, cluster.ErrMissing) && os.Getenv("CI") != "true" {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	return c
-}
 
 func connect(t *testing.T, c *cluster.Cluster) *pgx.Conn {
 	t.Helper()
@@ -79,7 +63,7 @@ func TestSettings(t *testing.T) {
 	} {
 		t.Run(tc.why, func(t *testing.T) {
 			t.Parallel()
-			conn := connect(t, start(t, tc.settings))
+			conn := connect(t, dbtest.Server(t, tc.settings))
 			got := map[string]string{}
 			for name := range tc.want {
 				got[name] = show(t, conn, name)
@@ -105,7 +89,7 @@ func TestAWrongSettingTellsTheServersReason(t *testing.T) {
 // What was committed before a crash is there after it.
 func TestKillAndRestart(t *testing.T) {
 	t.Parallel()
-	c := start(t, cluster.Settings{})
+	c := dbtest.Server(t, cluster.Settings{})
 	conn := connect(t, c)
 	if _, err := conn.Exec(t.Context(), "CREATE TABLE kept AS SELECT 7 AS n"); err != nil {
 		t.Fatal(err)
@@ -137,7 +121,7 @@ func TestStopLeavesNothing(t *testing.T) {
 	} {
 		t.Run(tc.why, func(t *testing.T) {
 			t.Parallel()
-			c := start(t, cluster.Settings{})
+			c := dbtest.Server(t, cluster.Settings{})
 			dir, pid := folder(t, c), serverPID(t, c)
 			if err := tc.before(t.Context(), c); err != nil {
 				t.Fatal(err)
@@ -157,7 +141,7 @@ func TestStopLeavesNothing(t *testing.T) {
 
 func TestStartGivesUpWithItsContext(t *testing.T) {
 	t.Parallel()
-	start(t, cluster.Settings{}) // skips where there is no PostgreSQL
+	dbtest.Server(t, cluster.Settings{}) // skips where there is no PostgreSQL
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := cluster.Start(ctx, cluster.Settings{}); !errors.Is(err, context.DeadlineExceeded) {
@@ -169,7 +153,7 @@ func TestStartGivesUpWithItsContext(t *testing.T) {
 // server is being made, and killed when the server runs.
 func TestServerDiesWithItsOwner(t *testing.T) {
 	t.Parallel()
-	start(t, cluster.Settings{}) // skips where there is no PostgreSQL
+	dbtest.Server(t, cluster.Settings{}) // skips where there is no PostgreSQL
 	for _, tc := range []struct{ why, until string }{
 		{"killed while initdb runs", "starting"},
 		{"killed while the server runs", "running"},
